@@ -1,0 +1,169 @@
+"""Response distillation: losses on logits.
+
+Notation: s, t are the logits of student and teacher, q = softmax(s / T) and p = softmax(t / T) over the classes.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxkd.losses._core import (
+    ArrayLike,
+    Where,
+    at_least_float32,
+    check_number,
+    check_same_shape,
+    kl_of_log_probabilities,
+    log_softmax,
+    over,
+    shape_of,
+)
+
+_CLASSES = "they have to have one shape; a teacher of other classes needs its logits mapped to the student's first"
+
+
+def softmax_with_temperature(
+    logits: ArrayLike, temperature: ArrayLike = 1.0, *, axis: int = -1, where: Where = None
+) -> jax.Array:
+    """Softens a distribution: softmax(logits / T).
+
+    T = 1 is the softmax; T towards 0 the argmax, T towards infinity the uniform distribution.
+
+    >>> import numpy as np
+    >>> for temperature in (1.0, 3.0, 10.0):
+    ...     print(np.asarray(softmax_with_temperature(np.array([2.0, 1.0, 0.1]), temperature)).round(3))
+    [0.659 0.242 0.099]
+    [0.445 0.319 0.236]
+    [0.366 0.331 0.303]
+
+    Args:
+      logits: [..., classes], any float type; computed in at least float32.
+      temperature: T > 0, a scalar, or one for each example: [...].
+      axis: the axis of the classes.
+      where: bool, broadcastable to ``logits``: the classes that take part; the others get 0.
+
+    Returns:
+      Probabilities [..., classes] that add up to 1 (to 0 where no class takes part).
+
+    Raises:
+      ValueError: if ``temperature`` is known and not above 0.
+
+    References:
+      Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
+    """
+    check_number("temperature", temperature, above=0)
+    (logits,) = at_least_float32(logits)
+    probabilities = jnp.exp(log_softmax(logits / over(axis, temperature), axis, where))
+    return probabilities if where is None else jnp.where(where, probabilities, 0)
+
+
+def soft_label_kl(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    temperature: ArrayLike = 4.0,
+    *,
+    axis: int = -1,
+    where: Where = None,
+) -> jax.Array:
+    """The distillation loss of Hinton et al.: T^2 KL(teacher || student), both softened by T.
+
+    L = T^2 sum_c p_c (log p_c - log q_c), p = softmax(t / T), q = softmax(s / T). The sum is over classes (a mean over
+    classes, as some systems have it, is smaller by their number). T^2 keeps the gradient's size as T grows:
+    for T towards infinity L tends to half the mean over classes of the squared difference of centred logits.
+    Teacher equal to student gives 0 with gradient 0.
+
+    Args:
+      student_logits: [..., classes].
+      teacher_logits: [..., classes], the same shape. No gradient is stopped here: that is the learner's decision.
+      temperature: T > 0, a scalar, or one for each example: [...].
+      axis: the axis of the classes.
+      where: bool, broadcastable to the logits: the classes that take part. A fully masked example gives 0.
+
+    Returns:
+      The loss of each example, [...], at least float32, in [0, inf).
+
+    Raises:
+      ValueError: if the shapes differ, or ``temperature`` is known and not above 0.
+
+    References:
+      Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
+    """
+    check_number("temperature", temperature, above=0)
+    check_same_shape("logits", student_logits, teacher_logits, _CLASSES)
+    student, teacher = at_least_float32(student_logits, teacher_logits)
+    log_q = log_softmax(student / over(axis, temperature), axis, where)
+    log_p = log_softmax(teacher / over(axis, temperature), axis, where)
+    return jnp.square(jnp.asarray(temperature)) * kl_of_log_probabilities(log_p, log_q, axis, where)
+
+
+def distillation_loss(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike = 3.0,
+    alpha: ArrayLike = 0.5,
+    axis: int = -1,
+    where: Where = None,
+) -> jax.Array:
+    """Soft and hard labels in one loss: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy.
+
+    >>> import numpy as np
+    >>> student, teacher = np.array([[2.0, 1.0, 0.1]]), np.array([[3.0, 1.0, 0.2]])
+    >>> print(np.asarray(distillation_loss(student, teacher, np.array([0]), temperature=3.0, alpha=0.5)).round(3))
+    [0.266]
+
+    Args:
+      student_logits: [..., classes].
+      teacher_logits: [..., classes], the same shape.
+      labels: integers [...] in [0, classes). Below 0 means unlabelled: the cross-entropy of that example is left out
+        (its soft part keeps the weight alpha). At or above ``classes`` the loss is NaN, never another class's.
+      temperature: T > 0 of the soft part, a scalar, or one for each example: [...]. The hard part has T = 1.
+      alpha: the weight of the soft part, in [0, 1].
+      axis: the axis of the classes.
+      where: bool, broadcastable to the logits: the classes that take part.
+
+    Returns:
+      The loss of each example, [...], at least float32, in [0, inf).
+
+    Raises:
+      ValueError: if shapes do not fit, labels are no integers, or a known temperature or alpha is out of range.
+
+    References:
+      Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
+    """
+    check_number("alpha", alpha, within=(0, 1))
+    soft = soft_label_kl(student_logits, teacher_logits, temperature, axis=axis, where=where)
+    hard = cross_entropy(student_logits, labels, axis=axis, where=where)
+    return jnp.asarray(alpha) * soft + (1 - jnp.asarray(alpha)) * hard
+
+
+def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: Where = None) -> jax.Array:
+    """Cross-entropy with integer labels that may be missing: -log softmax(logits)[label], and 0 where label < 0.
+
+    ``optax.losses.softmax_cross_entropy_with_integer_labels``, in at least float32, with the data convention of this
+    library: a label below 0 is none.
+
+    Args:
+      logits: [..., classes].
+      labels: integers [...]. Below 0: the example gives 0. At or above ``classes``: NaN, never another class's loss.
+      axis: the axis of the classes.
+      where: bool, broadcastable to ``logits``: the classes that take part.
+
+    Returns:
+      The loss of each example, [...], at least float32, in [0, inf).
+
+    Raises:
+      ValueError: if ``labels`` are no integers or not of the shape of ``logits`` without ``axis``.
+    """
+    (logits,) = at_least_float32(logits)
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels are {labels.dtype}: they have to be integers (soft labels: optax.losses)")
+    expected = logits.shape[: axis % logits.ndim] + logits.shape[axis % logits.ndim + 1 :]
+    if labels.shape != expected:
+        raise ValueError(f"labels {shape_of(labels)}, logits {shape_of(logits)}: one label for each row of classes")
+    if where is not None:
+        where = jnp.broadcast_to(where, logits.shape)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0), axis, where)
+    return jnp.where(labels >= 0, losses, 0)

@@ -1,1 +1,22 @@
-"""TODO."""
+"""Sets of labelled images, and the order in which they are seen. Knows nothing of distillation."""
+
+# from jaxkd.data import augment
+from jaxkd.data._batches import Batches, PaddedBatches, StackedBatches, padded_batches
+from jaxkd.data._examples import Examples, from_arrays, keep_labels, labelled
+from jaxkd.data._load import DataSet, load, names, prepare
+
+__all__ = [
+    "Batches",
+    "DataSet",
+    "Examples",
+    "PaddedBatches",
+    "StackedBatches",
+    #    "augment",
+    "from_arrays",
+    "keep_labels",
+    "labelled",
+    "load",
+    "names",
+    "padded_batches",
+    "prepare",
+]

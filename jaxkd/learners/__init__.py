@@ -1,1 +1,26 @@
-"""TODO."""
+"""Learners: all training as pure functions over explicit state, and what combines them."""
+
+from jaxkd.learners._distill import DistillState, Prepare, distill
+from jaxkd.learners._ema import EmaState, ema
+from jaxkd.learners._learner import Learner
+from jaxkd.learners._phase import Enter, Phase, Results, fresh
+from jaxkd.learners._stacked import Points, SweepState, product, seeds, stacked, sweep
+
+__all__ = [
+    "DistillState",
+    "EmaState",
+    "Enter",
+    "Learner",
+    "Phase",
+    "Points",
+    "Prepare",
+    "Results",
+    "SweepState",
+    "distill",
+    "ema",
+    "fresh",
+    "product",
+    "seeds",
+    "stacked",
+    "sweep",
+]

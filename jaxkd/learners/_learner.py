@@ -11,8 +11,8 @@ class Learner(NamedTuple):
 
     Attributes:
       init: ``(key, frozen, batch) -> state``. ``batch`` may hold shapes only.
-      step: ``(state, frozen, batch, *, axis_name=None) -> (state, metrics)``. Metrics are scalars (arrays with a leading
-        axis for ``seeds`` and ``sweep``): ``"loss"``, every term by its name, every metric of the objective.
+      step: ``(state, frozen, batch, *, axis_name=None) -> (state, metrics)``. Metrics are scalars (arrays with
+        leading axes for ``seeds`` and ``sweep``): ``"loss"``, every term by its name, every metric of the objective.
       deploy: ``(state, frozen) -> variables`` of the network to keep: connectors and auxiliary heads are dropped.
       network: the network those variables belong to.
 

@@ -17,9 +17,9 @@ def at_least_float32(*arrays: ArrayLike) -> list[jax.Array]:
     return [jnp.asarray(x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32)) for x in arrays]
 
 
-def shape_of(x: ArrayLike) -> str:
-    """A shape as the error messages print it: ``[64,10]``."""
-    return "[" + ",".join(map(str, jnp.shape(x))) + "]"
+def shape_of(x: Any) -> str:
+    """The shape of an array (or of a ``jax.ShapeDtypeStruct``) as the error messages print it: ``[64,10]``."""
+    return "[" + ",".join(map(str, x.shape if hasattr(x, "shape") else np.shape(x))) + "]"
 
 
 def check_same_shape(what: str, student: ArrayLike, teacher: ArrayLike, cure: str) -> None:

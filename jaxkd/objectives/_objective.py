@@ -47,7 +47,7 @@ class Term(NamedTuple):
 
     weight: jax.Array | float
     sum: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which no one calls on a term
 
 
 class Objective(NamedTuple):
@@ -55,8 +55,8 @@ class Objective(NamedTuple):
 
     Attributes:
       taps: the features of student and teacher it asks for.
-      init: ``(key, signals) -> variables``: connectors under ``"params"`` (trained by the student's optimizer), memory in
-        other collections. ``signals`` holds shapes only, but ``teacher_variables`` is concrete.
+      init: ``(key, signals) -> variables``: connectors under ``"params"`` (trained by the student's optimizer), memory
+        in other collections. ``signals`` holds shapes only, but ``teacher_variables`` is concrete.
       apply: ``(variables, signals) -> (terms by name, metrics by name, updated collections)``. Metrics are terms too,
         of which the weight is not used: they are averaged like losses, but not minimised.
     """

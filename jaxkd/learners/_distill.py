@@ -1,0 +1,222 @@
+"""The step every method is made of: a student learns by an objective, from a frozen teacher or from none."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxkd.learners._learner import Learner
+from jaxkd.learners._mapped import close, example_positions, global_sum, vary
+from jaxkd.networks import Batch, Network, Outputs, PyTree, Variables
+from jaxkd.objectives import Objective, Signals, Term
+
+Prepare = Callable[[Variables, Batch, jax.Array], Batch]
+
+
+class DistillState(NamedTuple):
+    """All that changes while a student learns.
+
+    Attributes:
+      step: int32 scalar, the steps taken.
+      params: ``{"student": ..., "objective": ...}``, what the optimizer trains.
+      collections: what is carried but not trained, likewise: BatchNorm statistics, memory banks.
+      opt_state: optax's.
+      key: the key all randomness of the run is folded from; it never changes.
+    """
+
+    step: jax.Array
+    params: dict[str, PyTree]
+    collections: dict[str, Variables]
+    opt_state: optax.OptState
+    key: jax.Array
+
+
+def distill(
+    student: Network,
+    teacher: Network | None,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    prepare: Prepare | None = None,
+    accumulate: int = 1,
+) -> Learner:
+    """One student and one frozen teacher: several are one (``ensemble``), offline outputs too (``cached``), or None.
+
+    A step: ``prepare``, the teacher's forward (inference mode, outside the differentiated function), the student's
+    forward (training mode), the objective, the gradient of student and objective parameters, the optimizer. Means are
+    global: over devices, micro-batches and valid examples at once.
+
+    Args:
+      student: the network that learns.
+      teacher: the network whose variables are the ``frozen`` argument of ``init`` and ``step``; without one, ``frozen``
+        is not looked at (pass ``{}``).
+      objective: what is minimised.
+      optimizer: trains the student's parameters and the objective's together.
+      prepare: ``(student variables, batch, keys) -> batch``, before both forwards, so that both see its result:
+        crop, flip, mixup on the device, or sampling from the student. ``keys`` [batch] has one key an example, folded
+        from the run's key, the step and the example's position in the global batch: the same on 1 device and on 8.
+      accumulate: micro-batches a batch is cut into, one after the other, for their memory. Terms that are means over
+        examples are the same as without; a relational term sees a micro-batch at a time. Micro-batch i holds the
+        examples i, i + accumulate, ...: no example changes its device.
+
+    Returns:
+      A learner whose state is a ``DistillState`` and whose metrics are ``"loss"`` and every term and metric by name.
+
+    Raises:
+      ValueError: in ``init`` and ``step``, from shapes alone, for what does not fit: see the objectives; a batch that
+        ``accumulate`` does not divide; a term and a metric of one name.
+      UnknownTapError: in ``init``, if the objective asks for a feature that a network does not have.
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate is {accumulate}: it has to be at least 1")
+
+    def teach(frozen: Variables, batch: Batch) -> Outputs:
+        if teacher is None:
+            return Outputs(None)
+        with jax.named_scope("teacher"):
+            return jax.lax.stop_gradient(teacher.apply(frozen, batch, train=False, taps=objective.taps.teacher)[0])
+
+    def signals(
+        params: dict,
+        collections: dict,
+        frozen: Variables,
+        batch: Batch,
+        taught: Outputs,
+        step: jax.Array,
+        rng: jax.Array,
+        axis_name: str | None,
+    ) -> tuple[Signals, Variables]:
+        """The student's forward, and all an objective may look at."""
+        dropout = rng if axis_name is None else jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
+        variables = {"params": params["student"], **collections["student"]}
+        with jax.named_scope("student"):
+            outputs, updated = student.apply(variables, batch, train=True, rng=dropout, taps=objective.taps.student)
+        return Signals(outputs, taught, frozen, batch, step, jax.random.fold_in(rng, 1), axis_name), updated
+
+    def init(key: jax.Array, frozen: Variables, batch: Batch) -> DistillState:
+        student_key, objective_key, key = jax.random.split(key, 3)
+        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x, batch)
+        of_student = _split(student.init(student_key, batch))
+        zero = jnp.zeros((), jnp.int32)
+        shapes: Signals = jax.eval_shape(
+            lambda: signals(
+                {"student": of_student[0]},
+                {"student": of_student[1]},
+                frozen,
+                batch,
+                teach(frozen, batch),
+                zero,
+                key,
+                None,
+            )[0]
+        )
+        of_objective = _split(objective.init(objective_key, shapes._replace(teacher_variables=frozen)))
+        params, collections = ({"student": a, "objective": b} for a, b in zip(of_student, of_objective, strict=True))
+        return DistillState(zero, params, collections, optimizer.init(params), key)
+
+    def step(
+        state: DistillState, frozen: Variables, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[DistillState, dict[str, jax.Array]]:
+        rng = jax.random.fold_in(state.key, state.step)
+        if prepare is not None:
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, example_positions(batch, axis_name))
+            variables = {"params": state.params["student"], **state.collections["student"]}
+            batch = jax.lax.stop_gradient(prepare(variables, batch, keys))
+        parts = _micro_batches(batch, accumulate)
+
+        def contributions(params: dict, collections: dict, part: Batch, taught: Outputs, rng: jax.Array) -> tuple:
+            """Terms, metrics and updated collections of a micro-batch on this device."""
+            seen, updated = signals(params, collections, frozen, part, taught, state.step, rng, axis_name)
+            variables = {**collections["objective"]}
+            if params["objective"]:
+                variables["params"] = params["objective"]
+            with jax.named_scope("objective"):
+                terms, metrics, of_objective = objective.apply(variables, seen)
+            if both := set(terms) & set(metrics) | {"loss"} & (set(terms) | set(metrics)):
+                raise ValueError(f"terms and metrics are named by one mapping, and it has {sorted(both)} twice")
+            new = {
+                "student": {**collections["student"], **updated},
+                "objective": {**collections["objective"], **of_objective},
+            }
+            return dict(terms), dict(metrics), new
+
+        def loss_and_means(
+            params: dict, collections: dict, part: Batch, taught: Outputs, rng: jax.Array, counts: Any
+        ) -> tuple:
+            """This micro-batch's share of the global loss; without ``counts`` it is the only one, and counts itself."""
+            terms, metrics, new = contributions(params, collections, part, taught, rng)
+            if counts is None:
+                counts = _counts(terms, metrics, axis_name)
+            means = {name: term.sum / jnp.maximum(counts[name], 1) for name, term in (terms | metrics).items()}
+            loss = sum((term.weight * means[name] for name, term in terms.items()), jnp.zeros(()))
+            return loss, ({"loss": loss, **means}, new)
+
+        params, collections = vary((state.params, state.collections), axis_name)
+        gradient = jax.grad(loss_and_means, has_aux=True)
+        if accumulate == 1:
+            grads, (metrics, collections) = gradient(params, collections, batch, teach(frozen, batch), rng, None)
+        else:
+            indexed = (jnp.arange(accumulate), parts)
+
+            def count(total: None, xs: tuple) -> tuple:
+                # Only the counts leave this scan: the forward passes in it are dead code and never run.
+                i, part = xs
+                terms, metrics, _ = contributions(
+                    params, collections, part, teach(frozen, part), jax.random.fold_in(rng, i)
+                )
+                return total, _counts(terms, metrics, None)
+
+            counts: Any = jax.lax.scan(count, None, indexed)[1]
+            counts = jax.tree.map(lambda n: global_sum(jnp.sum(n, 0), axis_name), counts)
+
+            def add(carry: tuple, xs: tuple) -> tuple:
+                total, collections = carry
+                i, part = xs
+                taught, rng_of_part = teach(frozen, part), jax.random.fold_in(rng, i)
+                grads, (shares, collections) = gradient(params, collections, part, taught, rng_of_part, counts)
+                return (jax.tree.map(jnp.add, total, grads), collections), shares
+
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            shares: Any
+            (grads, collections), shares = jax.lax.scan(add, (zeros, collections), indexed)
+            metrics = jax.tree.map(lambda x: jnp.sum(x, 0), shares)
+
+        grads, metrics = global_sum((grads, metrics), axis_name)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            new_params = optax.apply_updates(state.params, updates)
+        collections = close(collections, axis_name)
+        return DistillState(state.step + 1, new_params, collections, opt_state, state.key), metrics
+
+    def deploy(state: DistillState, frozen: Variables) -> Variables:
+        del frozen
+        return {"params": state.params["student"], **state.collections["student"]}
+
+    return Learner(init, step, deploy, student)
+
+
+def _split(variables: Variables) -> tuple[PyTree, Variables]:
+    """Variables as what is trained and what is carried."""
+    return variables.get("params", {}), {name: value for name, value in variables.items() if name != "params"}
+
+
+def _counts(terms: Mapping[str, Term], metrics: Mapping[str, Term], axis_name: str | None) -> dict[str, jax.Array]:
+    counts = {name: jnp.asarray(term.count, jnp.float32) for name, term in (terms | metrics).items()}  # type: ignore[operator]
+    return jax.lax.stop_gradient(global_sum(counts, axis_name))
+
+
+def _micro_batches(batch: Batch, count: int) -> Batch:
+    """[batch, ...] as [count, batch / count, ...], micro-batch i holding the examples i, i + count, ..."""
+    if count == 1:
+        return batch
+
+    def cut(x: jax.Array) -> jax.Array:
+        if x.shape[0] % count:
+            raise ValueError(
+                f"accumulate={count} micro-batches do not divide a batch of {x.shape[0]} examples (a device)"
+            )
+        return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
+
+    return jax.tree.map(cut, batch)

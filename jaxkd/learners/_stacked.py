@@ -1,0 +1,168 @@
+"""Many trainings in one compiled program: the same learner from many keys, or at many hyperparameter points."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxkd.learners._learner import Learner
+from jaxkd.networks import Batch, Network, Outputs, PyTree, Variables
+
+Points = Mapping[str, jax.Array]
+
+
+def seeds(learner: Learner, n: int, *, data: Literal["same", "own"] = "same", chunk: int | None = None) -> Learner:
+    """The same learner from ``n`` keys at once: every table gets its mean and spread for the price of one program.
+
+    Args:
+      learner: any learner.
+      n: how many, at least 1.
+      data: ``"same"``: one batch for all, in one order, so that seeds differ in the fresh student and its own
+        randomness (dropout, augmentation). ``"own"``: the batch has a leading axis [n], one order each.
+      chunk: how many at a time; by default all (``jax.vmap``). A chunk bounds memory, and 1 keeps a convolution from
+        becoming a grouped one, which is slow on some backends; the teacher's forward is then computed once a chunk.
+
+    Returns:
+      A learner whose state, metrics and deployed variables have a leading axis [n]. Its network takes such variables
+      and gives logits [n, batch, classes].
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}: at least one seed")
+    if data not in ("same", "own"):
+        raise ValueError(f'data={data!r}: it is "same" or "own"')
+    batch_axis = 0 if data == "own" else None
+
+    def init(key: jax.Array, frozen: PyTree, batch: Batch) -> PyTree:
+        return jax.vmap(learner.init, (0, None, batch_axis))(jax.random.split(key, n), frozen, batch)
+
+    def step(state: PyTree, frozen: PyTree, batch: Batch, *, axis_name: str | None = None) -> tuple[PyTree, Any]:
+        def one(state: PyTree, batch: Batch) -> tuple[PyTree, Any]:
+            return learner.step(state, frozen, batch, axis_name=axis_name)
+
+        if batch_axis is None:
+            return _batched(lambda state: one(state, batch), chunk)(state)
+        return _batched(lambda xs: one(*xs), chunk)((state, batch))
+
+    def deploy(state: PyTree, frozen: PyTree) -> Variables:
+        return jax.vmap(learner.deploy, (0, None))(state, frozen)
+
+    return Learner(init, step, deploy, stacked(learner.network, n))
+
+
+class SweepState(NamedTuple):
+    """The trainings of a sweep.
+
+    Attributes:
+      points: the hyperparameters, each [n].
+      learner: the learners' states, each leaf [n, ...].
+      steps: int32 scalar, the steps taken.
+      diverged_at: int32 [n], the step at which a point's loss or state stopped being finite; -1 for those that go on.
+    """
+
+    points: Points
+    learner: PyTree
+    steps: jax.Array
+    diverged_at: jax.Array
+
+
+def sweep(make_learner: Callable[[Points], Learner], grid: Points, *, chunk: int | None = None) -> Learner:
+    """One program that trains a learner per hyperparameter point; the teacher's forward and the batch are shared.
+
+    All points start from the same key, hence from the same fresh student. A point whose loss or state stops being
+    finite keeps its last finite state from then on, and the others go on: the metric ``"diverged_at"`` says which and
+    when.
+
+    Args:
+      make_learner: ``point -> Learner``; ``point`` is ``grid`` with one scalar for each array, traced: it may be a
+        weight, a temperature, a learning rate (``optax.sgd(point["lr"])``), but decide no shape and no Python branch.
+      grid: arrays of one length n, by name. ``jaxkd.learners.product`` makes it from one list a name.
+      chunk: how many points at a time, see ``seeds``.
+
+    Returns:
+      A learner whose state is a ``SweepState`` and whose metrics and deployed variables have a leading axis [n].
+
+    Raises:
+      ValueError: if the arrays of ``grid`` are not one-dimensional and of one length of at least 1.
+    """
+    grid = {name: jnp.asarray(values) for name, values in grid.items()}
+    if not grid or len({x.shape for x in grid.values()}) != 1 or any(x.ndim != 1 or not x.size for x in grid.values()):
+        raise ValueError(
+            f"a grid is one-dimensional arrays of one length by name, and this one has "
+            f"{ {name: x.shape for name, x in grid.items()} }: see jaxkd.learners.product"
+        )
+    n = next(iter(grid.values())).size
+
+    def init(key: jax.Array, frozen: PyTree, batch: Batch) -> SweepState:
+        states = jax.vmap(lambda point: make_learner(point).init(key, frozen, batch))(grid)
+        return SweepState(grid, states, jnp.zeros((), jnp.int32), jnp.full(n, -1, jnp.int32))
+
+    def step(
+        state: SweepState, frozen: PyTree, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[SweepState, Any]:
+        def one(xs: tuple) -> tuple[PyTree, Any, jax.Array]:
+            point, inner, alive = xs
+            new, metrics = make_learner(point).step(inner, frozen, batch, axis_name=axis_name)
+            alive &= jnp.all(jnp.isfinite(metrics["loss"])) & _all_finite(new)
+            return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, inner), metrics, alive
+
+        alive = state.diverged_at < 0
+        states, metrics, still_alive = _batched(one, chunk)((state.points, state.learner, alive))
+        diverged_at = jnp.where(alive & ~still_alive, state.steps, state.diverged_at)
+        return SweepState(state.points, states, state.steps + 1, diverged_at), {**metrics, "diverged_at": diverged_at}
+
+    def deploy(state: SweepState, frozen: PyTree) -> Variables:
+        return jax.vmap(lambda point, inner: make_learner(point).deploy(inner, frozen))(state.points, state.learner)
+
+    network = make_learner({name: values[0] for name, values in grid.items()}).network
+    return Learner(init, step, deploy, stacked(network, n))
+
+
+def product(**axes: Any) -> Points:
+    """The grid of all combinations: ``product(temperature=(1, 2, 4), alpha=(0.1, 0.9))`` has 6 points.
+
+    >>> import numpy as np
+    >>> grid = product(temperature=(1.0, 2.0, 4.0), alpha=(0.1, 0.9))
+    >>> np.asarray(grid["temperature"]).tolist()
+    [1.0, 1.0, 2.0, 2.0, 4.0, 4.0]
+
+    Args:
+      **axes: the values of each hyperparameter. The last one changes fastest.
+
+    Returns:
+      Arrays of one length by name, as ``sweep`` takes them.
+    """
+    mesh = jnp.meshgrid(*(jnp.asarray(values) for values in axes.values()), indexing="ij")
+    return {name: values.ravel() for name, values in zip(axes, mesh, strict=True)}
+
+
+def stacked(network: Network, n: int) -> Network:
+    """``n`` copies of a network side by side: variables, logits and taps get a leading axis [n]; they share a batch."""
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        return jax.vmap(network.init, (0, None))(jax.random.split(key, n), batch)
+
+    def apply(
+        variables: Variables,
+        batch: Batch,
+        *,
+        train: bool = False,
+        rng: jax.Array | None = None,
+        taps: tuple[str, ...] = (),
+    ) -> tuple[Outputs, Variables]:
+        def one(variables: Variables, rng: jax.Array | None) -> tuple[Outputs, Variables]:
+            return network.apply(variables, batch, train=train, rng=rng, taps=taps)
+
+        return jax.vmap(one)(variables, None if rng is None else jax.random.split(rng, n))
+
+    head = None if network.head is None else jax.vmap(network.head)
+    return Network(init, apply, network.roles, head)
+
+
+def _batched(function: Callable, chunk: int | None) -> Callable:
+    return jax.vmap(function) if chunk is None else lambda xs: jax.lax.map(function, xs, batch_size=chunk)
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+    floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floating]))

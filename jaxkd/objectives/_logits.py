@@ -1,0 +1,97 @@
+"""Objectives on logits: labels and the teacher's soft labels."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxkd import losses
+from jaxkd.losses._core import check_number, shape_of
+from jaxkd.objectives._combine import weighted_sum
+from jaxkd.objectives._common import Number, mean_over_examples, value_at, without_parameters
+from jaxkd.objectives._objective import Objective, Signals, Taps, Term
+
+
+def hard_label() -> Objective:
+    """Cross-entropy with the labels, the mean over labelled examples.
+
+    ``batch["label"]`` holds integers [batch] (or any shape of the logits without classes), below 0 for unlabelled; or
+    probabilities of the shape of the logits (after mixup, say), of which a row with a negative entry is unlabelled.
+    """
+
+    def term(signals: Signals) -> Term:
+        logits, label = signals.student.logits, signals.batch["label"]
+        if label.ndim == logits.ndim:
+            valid = jnp.all(label >= 0, -1)
+            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+            values = optax.losses.softmax_cross_entropy(logits, jnp.where(valid[..., None], label, 0))
+        else:
+            valid = label >= 0
+            values = losses.cross_entropy(logits, label)
+        return mean_over_examples(values, signals.batch, valid)
+
+    def check(signals: Signals) -> None:
+        if "label" not in signals.batch:
+            raise ValueError(f'hard_label needs batch["label"]; the batch holds {sorted(signals.batch)}')
+        logits, label = signals.student.logits, signals.batch["label"]
+        if label.shape not in (logits.shape, logits.shape[:-1]):
+            raise ValueError(
+                f"labels {shape_of(label)}, student logits {shape_of(logits)}: one integer, or one row of class "
+                "probabilities, for each row of logits"
+            )
+
+    return without_parameters(Taps(), "hard_label", term, check)
+
+
+def soft_label(temperature: Number = 4.0) -> Objective:
+    """The teacher's soft labels: T^2 KL(teacher || student), the mean over examples, labelled or not.
+
+    Args:
+      temperature: T > 0: a number, a schedule of the step, or a traced array.
+
+    Raises:
+      ValueError: if the temperature is a number not above 0; in ``init``: if the class counts differ.
+
+    References:
+      Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
+    """
+    check_number("temperature", temperature, above=0)
+
+    def term(signals: Signals) -> Term:
+        values = losses.soft_label_kl(
+            signals.student.logits, signals.teacher.logits, value_at(temperature, signals.step)
+        )
+        return mean_over_examples(values, signals.batch)
+
+    return without_parameters(Taps(), "soft_label", term, check_same_classes)
+
+
+def check_same_classes(signals: Signals) -> None:
+    """Raises unless student and teacher have logits of one shape."""
+    student, teacher = signals.student.logits, signals.teacher.logits
+    if teacher is None:
+        raise ValueError("this objective needs a teacher, and the learner has none: distill(student, teacher, ...)")
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student logits {shape_of(student)}, teacher logits {shape_of(teacher)}: both have to have the same "
+            "classes; give one of them the other's number of classes, or map the teacher's logits first (from_function)"
+        )
+
+
+def distillation(temperature: Number = 3.0, alpha: Number = 0.5) -> Objective:
+    """Soft and hard labels: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy.
+
+    The two means are over their own examples: soft labels over all, hard labels over those that have one.
+
+    Args:
+      temperature: T > 0 of the soft part: a number, a schedule of the step, or a traced array.
+      alpha: the weight of the soft part in [0, 1]: likewise.
+
+    References:
+      Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
+    """
+    check_number("alpha", alpha, within=(0, 1))
+
+    def one_minus_alpha(step: jax.Array) -> jax.Array:
+        return 1 - jnp.asarray(value_at(alpha, step))
+
+    return weighted_sum(hard=(one_minus_alpha, hard_label()), soft=(alpha, soft_label(temperature)))

@@ -1,1 +1,32 @@
-"""TODO."""
+"""What a student is worth: accuracy, likeness to the teacher, calibration and cost; the comparison and its report."""
+
+from jaxkd.evaluation._cost import Latency, compile_forward, flops, latency, memory, parameter_count
+from jaxkd.evaluation._metrics import (
+    Calibration,
+    accuracy,
+    agreement,
+    expected_calibration_error,
+    kl_to_teacher,
+    negative_log_likelihood,
+    per_class_agreement,
+)
+from jaxkd.evaluation._predict import Batches, predict, predict_labelled
+
+__all__ = [
+    "Batches",
+    "Calibration",
+    "Latency",
+    "accuracy",
+    "agreement",
+    "compile_forward",
+    "expected_calibration_error",
+    "flops",
+    "kl_to_teacher",
+    "latency",
+    "memory",
+    "negative_log_likelihood",
+    "parameter_count",
+    "per_class_agreement",
+    "predict",
+    "predict_labelled",
+]

@@ -91,6 +91,8 @@ class Batches(Feed):
 class StackedBatches(Feed):
     """Several data orders side by side: a chunk is [length, n, batch, ...], a fetched batch has leading [n, batch]."""
 
+    batch_axis = 2
+
     def __init__(self, first: Batches, n: int):
         """Stacks the orders of seeds ``first.seed``, ``first.seed + 1``, ... ``first.seed + n - 1``."""
         if n < 1:

@@ -26,7 +26,10 @@ class Feed:
       resident: whether the set sits on the device.
       process_index: which slice of each global batch this process reads.
       process_count: how many processes share each global batch.
+      batch_axis: where the leaves of a chunk have the batch: after the steps.
     """
+
+    batch_axis = 1
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """What a student is worth: accuracy, likeness to the teacher, calibration and cost; the comparison and its report."""
 
+from jaxkd.evaluation._compare import Participant, compare
+from jaxkd.evaluation._comparison import Comparison, Entry, Reliability, Statistic, Timing
 from jaxkd.evaluation._cost import Latency, compile_forward, flops, latency, memory, parameter_count
 from jaxkd.evaluation._metrics import (
     Calibration,
@@ -10,14 +12,24 @@ from jaxkd.evaluation._metrics import (
     negative_log_likelihood,
     per_class_agreement,
 )
+from jaxkd.evaluation._plots import Curves
 from jaxkd.evaluation._predict import Batches, predict, predict_labelled
+from jaxkd.evaluation._report import write_report
 
 __all__ = [
     "Batches",
     "Calibration",
+    "Comparison",
+    "Curves",
+    "Entry",
     "Latency",
+    "Participant",
+    "Reliability",
+    "Statistic",
+    "Timing",
     "accuracy",
     "agreement",
+    "compare",
     "compile_forward",
     "expected_calibration_error",
     "flops",
@@ -29,4 +41,5 @@ __all__ = [
     "per_class_agreement",
     "predict",
     "predict_labelled",
+    "write_report",
 ]

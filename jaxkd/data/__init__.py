@@ -1,6 +1,6 @@
 """Sets of labelled images, and the order in which they are seen. Knows nothing of distillation."""
 
-# from jaxkd.data import augment
+from jaxkd.data import augment
 from jaxkd.data._batches import Batches, PaddedBatches, StackedBatches, padded_batches
 from jaxkd.data._examples import Examples, from_arrays, keep_labels, labelled
 from jaxkd.data._load import DataSet, load, names, prepare
@@ -11,7 +11,7 @@ __all__ = [
     "Examples",
     "PaddedBatches",
     "StackedBatches",
-    #    "augment",
+    "augment",
     "from_arrays",
     "keep_labels",
     "labelled",

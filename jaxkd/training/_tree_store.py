@@ -1,7 +1,9 @@
 """One pytree of arrays in one directory: written by Orbax, read back only if every byte is the one that was written."""
 
+import gc
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -167,14 +169,7 @@ def read_tree(directory: epath.Path, manifest: Manifest, like: Any | None = None
     abstract = {
         spec.path: np.empty(spec.shape, jnp.dtype(spec.dtype)) for spec in manifest.leaves if math.prod(spec.shape)
     }
-    loaded: Any = {}
-    if abstract:
-        try:
-            loaded = ocp.load_checkpointables(directory, {"arrays": _nest(abstract)})["arrays"]
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged files make Orbax raise nearly anything
-            raise CheckpointError(f"it cannot be read: {one_line(error)}") from error
+    loaded = _load(directory, _nest(abstract)) if abstract else {}
     hosts = []
     for spec in manifest.leaves:
         if math.prod(spec.shape):
@@ -199,9 +194,35 @@ def read_tree(directory: epath.Path, manifest: Manifest, like: Any | None = None
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error, with its type where that says more than the text."""
-    text = (str(error).strip().splitlines() or [""])[0][:300]
+    """What went wrong at the root of `error`, in one line of readable length."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    # Behind this word TensorStore appends how it was configured.
+    text = " ".join(str(error).split(" [tensorstore_spec")[0].split())
+    if len(text) > 320:
+        text = f"{text[:80]} ... {text[-240:]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _load(directory: epath.Path, abstract: Any) -> Any:
+    # Orbax abandons the reads behind the first failing one, and asyncio logs each of them, pages long, as soon as it is
+    # collected: they are collected here, and not logged. The error is not chained, as that would keep them alive.
+    log = logging.getLogger("asyncio")
+    log.addFilter(_is_no_orphan)
+    try:
+        return ocp.load_checkpointables(directory, {"arrays": abstract})["arrays"]
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 (damaged files make Orbax raise nearly anything)
+        reason = one_line(error)
+    finally:
+        gc.collect()
+        log.removeFilter(_is_no_orphan)
+    raise CheckpointError(f"it cannot be read: {reason}")
+
+
+def _is_no_orphan(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 class _ManifestWriter:

@@ -331,9 +331,8 @@ def load_result(directory: str | os.PathLike[str], name: str, like: Any | None =
     parent = epath.Path(directory).absolute()
     target = parent / _plain(name)
     if not target.exists():
-        names = (
-            sorted(entry.name for entry in parent.iterdir() if _TEMPORARY not in entry.name) if parent.exists() else []
-        )
+        entries = parent.iterdir() if parent.exists() else ()
+        names = sorted(entry.name for entry in entries if _TEMPORARY not in entry.name)
         raise FileNotFoundError(f"{parent} has no result {name!r}; it has {names}")
     try:
         manifest = read_manifest(target)

@@ -5,15 +5,12 @@ from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxkd.networks._call import Call, default_call
 from jaxkd.networks._network import Batch, Network, Outputs, PyTree, Variables
-from jaxkd.networks._taps import Record, Sites, check_roles, expand, first_array, parse, select
-
-# What is recorded is sown as "tap|<level>|<method>", ":in" behind it for an input; no model sows under such a name.
-_SLOT = "tap|"
+from jaxkd.networks._recording import Sites, Sown, entry, is_slot, read, slot
+from jaxkd.networks._taps import check_roles, expand, parse, select
 
 
 def from_linen(
@@ -28,9 +25,9 @@ def from_linen(
     What the module sows into ``"intermediates"`` can be tapped and never comes back as a collection. One ``rng`` serves
     all streams: it is given as ``"dropout"`` and as ``"params"``, which Linen falls back on for every other name.
 
-    Taps are recorded by intercepting methods, so they work under every JAX and Flax transformation. Where a
-    tapped stack's ``nn.scan`` has no axis for ``"intermediates"``, the model is traced a second time with what is recorded
-    put among its parameters; under ``jit`` the first run is dead code.
+    Taps are recorded by intercepting methods, so they work under every JAX and Flax transformation. Where a tapped
+    stack's ``nn.scan`` has no axis for ``"intermediates"``, the model runs a second time, with what is recorded put
+    among its parameters; under ``jit`` the first run is dead code.
 
     Args:
       module: an unbound module.
@@ -73,19 +70,16 @@ def from_linen(
         def everything() -> tuple[Sites, str]:
             lost: set[str] = set()
             sown = jax.eval_shape(lambda: _record(forward, train, None, lost)[2])
-            return _sites(sown), _note(lost)
+            return read(sown), _note(lost)
 
         wanted = {parse(expand(name, named)).site for name in taps}
         logits, updated, sown = _record(forward, train, wanted, set())
-        return Outputs(logits, select(taps, named, _sites(sown), everything)), updated
+        return Outputs(logits, select(taps, named, read(sown), everything)), updated
 
     def classify(variables: Variables, features: jax.Array) -> PyTree:
         return module.apply(variables, features, method=head)
 
     return Network(init, apply, named, None if head is None else classify)
-
-
-Sown = dict[tuple[str, ...], Any]
 
 
 def _record(
@@ -114,7 +108,7 @@ def _record(
     collections = dict(updated)
     sown = flax.traverse_util.flatten_dict(collections.pop("intermediates", {}))
     parameters = flax.traverse_util.flatten_dict(collections.pop("params", {}))
-    sown |= {path: value for path, value in parameters.items() if path[-1].startswith(_SLOT)}
+    sown |= {path: value for path, value in parameters.items() if is_slot(path[-1])}
     return logits, collections, sown
 
 
@@ -123,9 +117,6 @@ def _recorder(wanted: set[str] | None, lost: set[str], collections: Sequence[str
 
     A method that calls its ``super()`` is intercepted twice for one call. The inner one (level 1) counts only where it
     is one layer of a stack of which the outer is the whole.
-
-    Beside each value goes a marker, an array of its rank with no element: a scan or vmap puts its length into the
-    marker's shape just where it puts the layers in the value's, which tells the stack's axes at no cost.
     """
     owners = {site.rpartition("/")[0] for site in wanted or ()}
     active: list[str] = []
@@ -143,44 +134,18 @@ def _recorder(wanted: set[str] | None, lost: set[str], collections: Sequence[str
         finally:
             active.pop()
         for end, value in (("", output), (":in", (*args, *kwargs.values())[:1])):
-            array = first_array(value)
-            asked = array is not None and (wanted is None or site + end in wanted)
+            asked = wanted is None or site + end in wanted
             # Of the owner of what may be a sown value the marker alone is kept: it tells the sown value's stack.
             if not asked and not (end == "" and owner in owners):
                 continue
             collection = next((name for name in collections if module.is_mutable_collection(name)), None)
             if collection is not None:
-                marker = jnp.zeros((0,) * (0 if array is None else array.ndim), bool)
-                module.sow(collection, f"{_SLOT}{level}|{method}{end}", (array if asked else None, marker))
+                module.sow(collection, slot(level, method, end), entry(value, keep=asked))
             elif asked:
                 lost.add(site + end)
         return output
 
     return record
-
-
-def _sites(sown: Sown) -> Sites:
-    """Arranges what was sown by site and depth: first what was recorded, then what the module itself has sown."""
-    sites: dict[str, dict[int, list[Record]]] = {}
-    stacks: dict[str, tuple[int, ...]] = {}
-    for (*path, name), calls in sorted((item for item in sown.items() if item[0][-1].startswith(_SLOT)), key=_level):
-        owner, method = "/".join(path), name.split("|")[2]
-        records = [Record(value, tuple(a for a, n in enumerate(marker.shape) if n)) for value, marker in calls]
-        stacks[owner] = max(stacks.get(owner, ()), records[0].axes, key=len)
-        if records[0].value is not None:
-            site = owner + ("." + method).replace(".__call__", "")
-            sites.setdefault(site, {}).setdefault(len(records[0].axes), records)
-    for (*path, name), value in sown.items():
-        calls = value if isinstance(value, tuple) else (value,)
-        arrays = [array for array in map(first_array, calls) if array is not None]
-        if arrays and not name.startswith(_SLOT):
-            axes = stacks.get("/".join(path), ())
-            sites.setdefault("/".join((*path, name)), {}).setdefault(len(axes), [Record(a, axes) for a in arrays])
-    return sites
-
-
-def _level(item: tuple[tuple[str, ...], Any]) -> int:
-    return int(item[0][-1].split("|")[1])
 
 
 def _note(lost: set[str]) -> str:

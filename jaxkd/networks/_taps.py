@@ -17,10 +17,11 @@ The suffixes come in this order: ``"layers[3]/dense.method#1:in"``.
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
+
+from jaxkd.networks._recording import Record, Sites
 
 _INDEX = re.compile(r"\[(-?\d+)\]")
 _CALL = re.compile(r"#(\d+)(?=(?::in)?$)")
@@ -43,35 +44,11 @@ class Tap(NamedTuple):
     call: int | None
 
 
-class Record(NamedTuple):
-    """What one call has left: its value, and the value's axes that are layers of stacks, the outermost stack's first."""
-
-    value: jax.Array
-    axes: tuple[int, ...] = ()
-
-    @property
-    def shape(self) -> list[int]:
-        """The shape of one layer's value."""
-        return [n for axis, n in enumerate(self.value.shape) if axis not in self.axes]
-
-
-Sites = Mapping[str, Mapping[int, Sequence[Record]]]
-"""The calls of a forward pass by site and by the number of stacks around them: a scanned stack as a whole is the same
-site as one of its layers, at another depth."""
-
-
 def parse(path: str) -> Tap:
     """Splits a path into its site, the layers of stacks and the call it asks for."""
     call = _CALL.search(path)
     site = _CALL.sub("", path)
     return Tap(_INDEX.sub("", site), tuple(map(int, _INDEX.findall(site))), int(call[1]) if call else None)
-
-
-def first_array(value: Any) -> Any:
-    """Returns the value, or the first element of a (nested) tuple or list, if it is an array; else None."""
-    while isinstance(value, tuple | list) and value:
-        value = value[0]
-    return value if isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct) else None
 
 
 def check_roles(roles: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -178,8 +155,7 @@ def _listing(sites: Sites) -> dict[str, list[int]]:
         if site == "" or site.endswith(":in"):
             continue
         for depth, calls in depths.items():
-            lengths = [calls[0].value.shape[axis] for axis in calls[0].axes]
-            path = _with_layers(site, depth, lengths, sites)
+            path = _with_layers(site, depth, calls[0].lengths, sites)
             for number, record in enumerate(calls):
                 listing[path if len(calls) == 1 else f"{path}#{number}"] = record.shape
     return dict(sorted(listing.items()))

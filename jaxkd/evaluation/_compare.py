@@ -73,8 +73,7 @@ def compare(
         _entry(participant, measured, costs[_cost_key(participant)], teacher.name, costs[_cost_key(teacher)])
         for participant in (teacher, *students)
     ]
-    device = jax.devices()[0]
-    return Comparison(title, f"{device.platform} ({device.device_kind})", len(labels), entries[0], tuple(entries[1:]))
+    return Comparison(title, jax.devices()[0].device_kind, len(labels), entries[0], tuple(entries[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +214,8 @@ def _check_classes(teacher: Participant, students: Sequence[Participant], batch:
         if participant.seeds is not None:
             apply = _OverSeeds(apply)
         outputs, _ = jax.eval_shape(functools.partial(apply, train=False), participant.variables, batch)
+        if not isinstance(outputs.logits, jax.ShapeDtypeStruct):
+            raise ValueError(f"the logits of {participant.name!r} are {outputs.logits}: compare needs one array")
         classes[participant.name] = outputs.logits.shape[-1]
         if classes[participant.name] != classes[teacher.name]:
             raise ValueError(

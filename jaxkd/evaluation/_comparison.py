@@ -107,7 +107,7 @@ class Comparison:
         if best.compression is not None and best.compression > 1:
             smaller = f" with 1/{_ratio(best.compression)} of its parameters"
         sentence = (
-            f"{best.name} keeps {_percent(best.retention.mean)} of the teacher's accuracy "
+            f"The student “{best.name}” keeps {_percent(best.retention.mean)} of the teacher's accuracy "
             f"({_percent(best.accuracy.mean)} of {_percent(self.teacher.accuracy.mean)}){smaller}"
         )
         if best.gain is not None:
@@ -115,11 +115,11 @@ class Comparison:
             noise = max(best.accuracy.spread or 0.0, alone.accuracy.spread or 0.0)
             points = f"{100 * abs(best.gain):.1f} points"
             if abs(best.gain) <= noise:
-                sentence += f"; the {points} between it and {alone.name} are within the spread over seeds"
+                sentence += f"; the {points} between it and “{alone.name}” are within the spread over seeds"
             elif best.gain > 0:
-                sentence += f"; it beats {alone.name} by {points}"
+                sentence += f"; it beats “{alone.name}” by {points}"
             else:
-                sentence += f"; it is {points} behind {alone.name}"
+                sentence += f"; it is {points} behind “{alone.name}”"
         if best.accuracy.n > 1:
             sentence += f" (mean of {best.accuracy.n} seeds)"
         return sentence + "."

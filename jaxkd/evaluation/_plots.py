@@ -74,16 +74,18 @@ def _learning_curves(comparison: Comparison, curves: Curves) -> "Figure":
     figure = _figure(9, 0.4 + 2.9 * rows)
     color = colors(comparison)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    # Participants that only the curves know come after the comparison's.
+    order = [name for name in color if name in curves] + [name for name in curves if name not in color]
     lines: dict[str, Any] = {}
     for axis, metric in zip(axes, metrics, strict=False):
-        for i, (name, (steps, values)) in enumerate(curves.items()):
+        for i, name in enumerate(order):
+            steps, values = curves[name]
             if metric not in values:
                 continue
             seeds = np.asarray(values[metric], np.float64).reshape(len(steps), -1)
             measured = np.isfinite(seeds).all(1)
             x, seeds = np.asarray(steps)[measured], seeds[measured]
             mean = seeds.mean(1)
-            # Participants that only the curves know come after the comparison's.
             shade = color.get(name, _COLORS[-1 - i % len(_COLORS)])
             (lines[name],) = axis.plot(x, mean, color=shade, linewidth=1.8)
             if seeds.shape[1] > 1:
@@ -97,7 +99,7 @@ def _learning_curves(comparison: Comparison, curves: Curves) -> "Figure":
 
 
 def _accuracy_against_size(comparison: Comparison) -> "Figure":
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
 
     figure = _figure(9, 3.6)
     axis = figure.subplots()
@@ -115,6 +117,11 @@ def _accuracy_against_size(comparison: Comparison) -> "Figure":
         )
     axis.set(xscale="log", xlabel="parameters", ylabel="accuracy")
     axis.margins(x=0.15, y=0.2)
+    # Plain "100k": the powers of ten of the usual formatter are mathematical markup. Within a decade, ticks between.
+    sizes = [max(entry.parameters, 1) for entry in (comparison.teacher, *comparison.students)]
+    axis.xaxis.set_major_locator(LogLocator(subs=(1,) if max(sizes) > 30 * min(sizes) else (1, 2, 5)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.legend(loc="outside upper left", ncols=4)
     return figure
@@ -134,11 +141,11 @@ def _reliability(comparison: Comparison) -> "Figure":
         accuracy, confidence = np.asarray(bins.accuracy)[filled], np.asarray(bins.confidence)[filled]
         above.bar(left[filled], accuracy, width[filled], align="edge", color=color, alpha=0.75, linewidth=0)
         above.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        above.plot(confidence, accuracy, "o", color=INK, markersize=3)
+        above.plot(confidence, accuracy, "o", color=INK, markersize=3, clip_on=False)
         above.set(title=f"{entry.name}\nECE {100 * entry.calibration_error.mean:.1f} %", xlim=(0, 1), ylim=(0, 1))
         counts = np.asarray(bins.counts)
         below.bar(left, counts / counts.sum(), width, align="edge", color=color, alpha=0.75, linewidth=0)
-        below.set(xlabel="confidence", ylim=(0, 1))
+        below.set(xlabel="confidence", ylim=(0, 1), xticks=(0, 0.5, 1))
         for axis in (above, below):
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         below.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -12,15 +12,15 @@ from jaxkd.networks import Batch, Network, PyTree, Variables
 
 
 class Batches(Protocol):
-    """Every example once, in batches of one size: what ``jaxkd.data.padded_batches`` gives.
+    """Every example once, in batches of one size: what ``jaxkd.data.padded_batches`` gives."""
 
-    Attributes:
-      source: what sits on the device for all batches.
-      steps: how many batches there are.
-    """
+    @property
+    def source(self) -> PyTree:
+        """What sits on the device for all batches."""
 
-    source: PyTree
-    steps: int
+    @property
+    def steps(self) -> int:
+        """How many batches there are."""
 
     def chunk(self, start: int, length: int) -> PyTree:
         """What ``length`` batches need beyond the source, stacked on a leading axis."""
@@ -64,11 +64,12 @@ def predict_labelled(network: Network, variables: Variables, batches: Batches) -
     Raises:
       ValueError: if the logits are not one such array, or there is no batch.
     """
+    source = jax.device_put(batches.source)
     rows: list[tuple[np.ndarray, np.ndarray]] = []
     pending: tuple[jax.Array, ...] = ()
     for step in range(batches.steps):
         # One batch ahead of the copy to the host: the device does not wait for it, and holds no more than two results.
-        current = _forward(network.apply, batches.fetch, variables, batches.source, batches.chunk(step, 1))
+        current = _forward(network.apply, batches.fetch, variables, source, batches.chunk(step, 1))
         if pending:
             rows.append(_without_padding(*pending))
         pending = current

@@ -42,7 +42,8 @@ h2 { margin: 48px 0 12px; font-size: 20px; }
 .kind { margin: 0 0 6px; color: var(--soft); font-size: 13px; letter-spacing: .08em; text-transform: uppercase; }
 .verdict { margin: 16px 0 28px; font-size: 19px; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin: 0; }
-.tiles div { padding: 14px 16px; border: 1px solid var(--line); border-radius: 8px; background: var(--panel); }
+.tiles div { display: flex; flex-direction: column; justify-content: space-between; padding: 14px 16px;
+  border: 1px solid var(--line); border-radius: 8px; background: var(--panel); }
 .tiles dt, figcaption, .note { color: var(--soft); font-size: 14px; }
 .tiles dd { margin: 2px 0 0; font-size: 25px; font-weight: 650; font-variant-numeric: tabular-nums; }
 .tiles small { font-size: 14px; font-weight: 400; color: var(--soft); }
@@ -50,7 +51,7 @@ h2 { margin: 48px 0 12px; font-size: 20px; }
 table { width: 100%; border-collapse: collapse; font-size: 15px; font-variant-numeric: tabular-nums; }
 th, td { padding: 7px 12px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; }
-thead th { border-bottom-width: 2px; vertical-align: bottom; white-space: normal; overflow-wrap: anywhere; }
+thead th, thead td { border-bottom-width: 2px; vertical-align: bottom; white-space: normal; overflow-wrap: anywhere; }
 tbody th { font-weight: 400; color: var(--soft); }
 .best { background: var(--mark); }
 .dot { display: inline-block; width: 10px; height: 10px; margin-right: 7px; border-radius: 50%; }
@@ -103,7 +104,7 @@ def write_report(
     # The fonts stay text, which is smaller and can be searched; the salt makes the same report the same bytes.
     with matplotlib.rc_context({**_plots.STYLE, "svg.fonttype": "none", "svg.hashsalt": "jaxkd"}):
         for name, figure in _plots.draw(comparison, curves or {}).items():
-            figure.savefig(plots / f"{name}.png", dpi=200, facecolor="white")
+            figure.savefig(plots / f"{name}.png", dpi=150, facecolor="white")
             pictures[name] = _inline_svg(figure, name)
     path.write_text(_page(comparison, pictures, {"Configuration": config, "Versions": versions}), encoding="utf-8")
     return path
@@ -172,7 +173,7 @@ def _tiles(comparison: Comparison) -> str:
         tiles.append((f"gain over {best.alone}", f"{100 * best.gain:+.1f} <small>points</small>"))
     tiles.append(("of the teacher's accuracy kept", _percent(best.retention)))
     if best.compression is not None:
-        tiles.append(("fewer parameters", f"{best.compression:,.1f}<small>x</small>"))
+        tiles.append(("times fewer parameters", f"{best.compression:,.1f}"))
     items = "".join(f"<div><dt>{html.escape(what)}</dt><dd>{value}</dd></div>" for what, value in tiles)
     return f'<dl class="tiles">{items}</dl>'
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -177,7 +178,9 @@ class TensorBoardLog:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise ImportError('TensorBoard logs need tensorboardX: pip install "jaxkd[tensorboard]"') from error
-        self._writer = SummaryWriter(os.fspath(directory), purge_step=purge_step)
+        # Its names have whole seconds: without a suffix, a quick resume would overwrite the file before.
+        suffix = f".{time.time_ns()}"
+        self._writer = SummaryWriter(os.fspath(directory), purge_step=purge_step, filename_suffix=suffix)
 
     def write(self, step: int, metrics: Mapping[str, Any], **extra: Any) -> None:
         """Writes the numbers among `metrics` at `step`, under the `phase` given in `extra`."""

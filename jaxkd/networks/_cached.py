@@ -17,7 +17,6 @@ def cached(logits: str = "teacher_logits", taps: Mapping[str, str] | None = None
     Returns:
       A network. Its ``apply`` raises KeyError for logits or a tap that are not in the batch.
     """
-
     renamed = dict(taps or {})
 
     def init(key: jax.Array, batch: Batch) -> Variables:

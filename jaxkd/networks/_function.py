@@ -22,8 +22,8 @@ def from_function(
 
     Args:
       init: ``(key, batch) -> variables``: what is trained under ``"params"``, other state in collections beside it.
-      apply: ``(variables, batch, train, rng)``, which returns logits, or an ``Outputs`` that carries taps, or one of them
-        in a tuple with the collections it has updated. A dict of heads counts as logits.
+      apply: ``(variables, batch, train, rng)``, which returns logits, or an ``Outputs`` that carries taps, or one of
+        them in a tuple with the collections it has updated. A dict of heads counts as logits.
       roles: tap names by role.
       head: ``(variables, features) -> logits``, or None.
 

@@ -149,11 +149,10 @@ def _recorder(wanted: set[str] | None, lost: set[str], collections: Sequence[str
 
 
 def _note(lost: set[str]) -> str:
-    """Says which stacks drop what is sown in them."""
-    if not lost:
-        return ""
+    """Says how to get at what is not listed, and which stacks drop what is sown in them."""
+    note = 'what is no module\'s input or output has to be sown: self.sow("intermediates", name, value)'
     modules = {site.removesuffix(":in") for site in lost}
     outer = sorted(site for site in modules if not any(site.startswith(f"{other}/") for other in modules))
-    return (
-        f"what is sown inside {outer} is dropped by the nn.scan around: it needs variable_axes={{'intermediates': 0}}"
-    )
+    if outer:
+        note += f'\nwhat is sown inside {outer} its nn.scan drops: give that variable_axes={{"intermediates": 0}}'
+    return note

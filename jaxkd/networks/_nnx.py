@@ -74,8 +74,7 @@ def from_nnx(
         def forward(wanted: set[str] | None) -> tuple[PyTree, Variables, Sown]:
             merged = instance(variables, train, rng)
             _prepare(merged, wanted)
-            # Always captured: outside of a capture, what a model sows would become a part of it.
-            logits, captured = nnx.capture(lambda merged: run(merged, batch, train), nnx.Intermediate)(merged)
+            logits, captured = _captured(lambda merged: run(merged, batch, train), merged)
             sown = {tuple(map(str, path)): value.get_value() for path, value in nnx.to_flat_state(captured)}
             updated = {kind: values for kind, values in variables_of(merged).items() if kind != "params"}
             return logits, updated if train else {}, sown
@@ -89,7 +88,7 @@ def from_nnx(
 
     def classify(variables: Variables, features: jax.Array) -> PyTree:
         assert head is not None
-        return head(instance(variables, train=False, rng=None), features)
+        return _captured(lambda merged: head(merged, features), instance(variables, train=False, rng=None))[0]
 
     return Network(init, apply, named, None if head is None else classify)
 
@@ -137,6 +136,11 @@ def _value(path: tuple[Any, ...], leaf: nnx.Variable, variables: Variables, rng:
             raise KeyError(f"the variables have no {_kind(leaf)}/{name}: they are of another model")
         value = value[str(part)]
     return value
+
+
+def _captured(forward: Callable[[Any], PyTree], model: nnx.Module) -> tuple[PyTree, nnx.State]:
+    """Runs a model inside a capture: outside of one, what a model sows would become a part of it."""
+    return nnx.capture(forward, nnx.Intermediate)(model)
 
 
 def _prepare(model: nnx.Module, wanted: set[str] | None) -> None:
@@ -195,13 +199,11 @@ def _recording_class(kind: type, slots: tuple[tuple[str, str, bool], ...]) -> ty
 
 
 def _note(model: nnx.Module, sites: Sites) -> str:
-    """Names modules of which nothing was recorded, though they can be called."""
-    silent = {
-        "/".join(map(str, path))
-        for path, module in nnx.iter_modules(model)
-        if path and "__call__" in _methods(type(module)) and "/".join(map(str, path)) not in sites
-    }
+    """Says how to get at what is not listed, and names modules of which nothing was recorded."""
+    note = "what is no module's input or output has to be sown: self.sow(nnx.Intermediate, name, value)"
+    callables = {"/".join(map(str, path)) for path, m in nnx.iter_modules(model) if "__call__" in _methods(type(m))}
+    silent = callables - {"", *sites}
     outer = sorted(site for site in silent if not any(site.startswith(f"{other}/") for other in silent))
-    if not outer:
-        return ""
-    return f"not called, or called inside a transformation that drops what its modules sow (not an nnx one?): {outer}"
+    if outer:
+        note += f"\nnot called, or inside a transformation that drops what modules sow (not an nnx one?): {outer}"
+    return note

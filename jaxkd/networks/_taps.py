@@ -115,7 +115,9 @@ def select(
                 f"{asked} asks for a layer, but is not in a stack: ask for {_canonical(tap, (), None)}"
             )
         if not calls:
-            problem = f"{asked} is in a stack: say which layer" if depths else f"{asked} is unknown"
+            problem = f"{asked} is unknown"
+            if depths:
+                problem = f"{asked} has to say which layer: it is in a stack (one index for every stack around it)"
             raise UnknownTapError(_explain(problem, path, roles, *everything()))
         if tap.call is None and len(calls) > 1:
             options = " ... ".join(_canonical(tap, tap.indices, call) for call in (0, len(calls) - 1))
@@ -194,6 +196,4 @@ def _explain(problem: str, path: str, roles: Mapping[str, Sequence[str]], sites:
     lines += [f"  {known}: {shape}" for known, shape in listing.items()] or ["  none"]
     if roles:
         lines.append("roles: " + _roles(roles))
-    if note:
-        lines.append(note)
-    return "\n".join(lines)
+    return "\n".join([*lines, note])

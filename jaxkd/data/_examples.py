@@ -134,7 +134,7 @@ def from_arrays(
         raise ValueError(f"image is {image.dtype} {list(image.shape)}: it has to be uint8 [n, height, width, channels]")
     if label.shape != image.shape[:1] or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(
-            f"label is {label.dtype} {list(label.shape)}, image {list(image.shape)}: one integer per image"
+            f"label is {label.dtype} {list(label.shape)}, image {list(image.shape)}: give an integer for each"
         )
     if not len(image):
         raise ValueError(f"{name}/{split} has no examples")

@@ -44,6 +44,8 @@ def fashion_mnist(
     """Reads a split: of the train file all but the last 5000 (train) or those (validation), or the test file."""
     images, labels = _FILES["test" if split == "test" else "train"]
     image, label = read_idx(directory / images, ndim=3), read_idx(directory / labels, ndim=1)
+    if len(image) != len(label):
+        raise ValueError(f"{directory / images} has {len(image)} images, but {labels} beside it {len(label)} labels")
     part = {"train": slice(-_VALIDATION), "validation": slice(-_VALIDATION, None), "test": slice(None)}[split]
     return from_arrays("fashion_mnist", split, image[part, ..., None], label[part], _CLASSES, mean=mean, std=std)
 

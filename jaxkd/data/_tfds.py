@@ -144,16 +144,17 @@ class _Records:
         try:
             self._source = builder.as_data_source(split=split)
         except NotImplementedError as error:  # prepared by another program, as TFRecord
+            found = builder.info.file_format.value
             raise ValueError(
-                f"{builder.name} in {builder.data_dir} is prepared as {builder.info.file_format}, which cannot be read "
-                f"by position: prepare it as array_record in another data_dir (`jaxkd prepare {builder.name}`)"
+                f"{builder.name} in {builder.data_dir} is prepared as {found}, which cannot be read by position: prepare "
+                f"it as array_record in another data_dir (`jaxkd prepare {builder.name}`)"
             ) from error
 
     def __len__(self) -> int:
         return self._stop - self._start
 
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        records = self._source.__getitems__((positions + self._start).tolist())
+        records = [self._source[i] for i in (positions + self._start).tolist()]
         images = [record[self._image_key] for record in records]
         if self._resize_to is not None:
             images = [_resized(image, self._resize_to) for image in images]
@@ -163,12 +164,7 @@ class _Records:
         tfds = require("tensorflow_datasets", "train", f"the data set {self._builder.name}")
         skip = {self._image_key: tfds.decode.SkipDecoding()}
         source = self._builder.as_data_source(split=self._split, decoders=skip)
-        labels = np.empty(len(self), np.int64)
-        for start in range(0, len(self), _BLOCK):
-            stop = min(start + _BLOCK, len(self))
-            records = source.__getitems__(list(range(self._start + start, self._start + stop)))
-            labels[start:stop] = [record[self._label_key] for record in records]
-        return labels
+        return np.array([source[i][self._label_key] for i in range(self._start, self._stop)], np.int64)
 
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:

@@ -113,10 +113,8 @@ def own_share(mixed, batch):
     """The lambda of each example, from its image: mixed = lambda own + (1 - lambda) partner."""
     own = np.asarray(batch["image"], np.float64)
     partner = own[np.arange(BATCH) ^ 1]
-    difference = own - partner
-    return ((np.asarray(mixed["image"], np.float64) - partner) * difference).sum((1, 2, 3)) / (difference**2).sum(
-        (1, 2, 3)
-    )
+    span, share = own - partner, np.asarray(mixed["image"], np.float64) - partner
+    return (share * span).sum((1, 2, 3)) / (span**2).sum((1, 2, 3))
 
 
 def test_mixup_is_convex_and_labels_go_with_images(batch, keys):

@@ -95,7 +95,8 @@ def image(n=3, dtype=np.uint8):
         (lambda: data.from_arrays("toy", "train", image(), np.array([0, -2, 1]), ("a", "b")),
          r"example 1 of toy/train has label -2"),
         (lambda: data.from_arrays("toy", "train", image(0), np.zeros(0, int), ("a", "b")), "toy/train has no examples"),
-        (lambda: data.from_arrays("toy", "train", image(dtype=np.float32), np.zeros(3, int), ("a",)), "image is float32"),
+        (lambda: data.from_arrays("toy", "train", image(dtype=np.float32), np.zeros(3, int), ("a",)),
+         "image is float32"),
         (lambda: data.from_arrays("toy", "train", image(), np.zeros(2, int), ("a",)), r"label is int64 \[2\]"),
         (lambda: data.from_arrays("toy", "train", image(), np.zeros(3, int), ("a",), mean=(0.1, 0.2)),
          "one value for each of the 1 channels"),
@@ -103,7 +104,8 @@ def image(n=3, dtype=np.uint8):
         (lambda: data.keep_labels(toy(), 3), "ask for a number from 4 to 100"),
         (lambda: data.keep_labels(data.keep_labels(toy(), 8), 9), "8 labelled examples"),
         (lambda: data.keep_labels(toy(), 8, seed=-1), "seed is -1"),
-        (lambda: data.labelled(data.from_arrays("toy", "train", image(), np.full(3, -1), ("a",))), "no labelled examples"),
+        (lambda: data.labelled(data.from_arrays("toy", "train", image(), np.full(3, -1), ("a",))),
+         "no labelled examples"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(make, message):

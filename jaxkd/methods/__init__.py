@@ -1,1 +1,6 @@
-"""TODO."""
+"""Methods by name: the paper's defaults and its citation."""
+
+from jaxkd.methods._method import Method, create, methods
+from jaxkd.methods._response import fitnets, kd
+
+__all__ = ["Method", "create", "fitnets", "kd", "methods"]

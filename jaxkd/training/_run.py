@@ -28,7 +28,7 @@ def run(
     mode: parallel.Mode = "jit",
     chunk: int | None = None,
     evaluate: Callable[[Phase], Evaluate] | None = None,
-    every: int | None = None,
+    every: int | Callable[[Phase], int] | None = None,
     best: str | None = None,
     keep: int = 3,
     logs: Sequence[Any] = (),
@@ -55,7 +55,7 @@ def run(
       mode: see ``parallel.compile``.
       chunk: steps per call, see ``fit``.
       evaluate: ``phase -> (state, frozen) -> metrics``, see ``fit``.
-      every: evaluate and save every so many steps.
+      every: evaluate and save every so many steps: a number, or ``phase -> number``; see ``fit``.
       best: the name of an evaluated metric: the checkpoint where it is highest is kept.
       keep: how many of the newest checkpoints are kept.
       logs: more places that get the metrics of every step, beside ``metrics.jsonl``.
@@ -122,7 +122,7 @@ def run(
                     compiled=programs[program],
                     chunk=chunk,
                     evaluate=None if evaluate is None else evaluate(phase),
-                    every=every,
+                    every=every(phase) if callable(every) else every,
                     checkpoints=checkpoints,
                     logs=(metrics, *logs),
                     on_chunk=None if on_chunk is None else functools.partial(on_chunk, phase),

@@ -1,9 +1,7 @@
 """One pytree of arrays in one directory: written by Orbax, read back only if every byte is the one that was written."""
 
-import gc
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tensorstore as ts
 from etils import epath  # type: ignore[import-untyped]
 from jax.experimental import multihost_utils
 
@@ -27,6 +26,7 @@ __all__ = [
     "LeafSpec",
     "Manifest",
     "describe_mismatch",
+    "leaf_specs",
     "one_line",
     "read_manifest",
     "read_tree",
@@ -87,7 +87,7 @@ def tree_hash(tree: Any) -> str:
       TypeError: a leaf is not an array.
     """
     digest = hashlib.sha256()
-    for spec, leaf in sorted(zip(_specs(tree), jax.tree.leaves(tree), strict=True), key=lambda pair: pair[0].name):
+    for spec, leaf in sorted(zip(leaf_specs(tree), jax.tree.leaves(tree), strict=True), key=lambda pair: pair[0].name):
         array = _raw(leaf)
         if _spans_processes(array):
             array = multihost_utils.process_allgather(array, tiled=True)
@@ -105,7 +105,7 @@ def write_tree(directory: epath.Path, tree: Any, header: Mapping[str, Any]) -> A
     Returns:
       Orbax's response; `.result()` waits and raises what went wrong.
     """
-    specs = _specs(tree)
+    specs = leaf_specs(tree)
     raw = [_raw(leaf) for leaf in jax.tree.leaves(tree)]
     # All transfers start before the first is waited for. The copy matters on CPU, where device_get returns a view that
     # would keep the buffer from being donated.
@@ -117,7 +117,10 @@ def write_tree(directory: epath.Path, tree: Any, header: Mapping[str, Any]) -> A
     parts: dict[str, Any] = {"manifest": _ManifestWriter(dict(header), specs, slices)}
     if stored:
         parts["arrays"] = _nest(stored)
-    return ocp.save_checkpointables_async(directory, parts)
+    # The format that `_read_arrays` knows, whatever Orbax's default becomes.
+    saving = ocp.options.ArrayOptions.Saving(use_ocdbt=True, use_zarr3=True)
+    with ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)):
+        return ocp.save_checkpointables_async(directory, parts)
 
 
 def read_manifest(directory: epath.Path) -> Manifest:
@@ -139,7 +142,7 @@ def read_manifest(directory: epath.Path) -> Manifest:
 def describe_mismatch(manifest: Manifest, like: Any) -> str | None:
     """The first leaf in which the stored tree and `like` differ, with both sides; None if they agree."""
     stored = {spec.name: spec for spec in manifest.leaves}
-    wanted = {spec.name: spec for spec in _specs(like)}
+    wanted = {spec.name: spec for spec in leaf_specs(like)}
     for name in [*wanted, *(name for name in stored if name not in wanted)]:
         there, here = stored.get(name), wanted.get(name)
         if there is None or here is None or there[1:] != here[1:]:
@@ -166,20 +169,9 @@ def read_tree(directory: epath.Path, manifest: Manifest, like: Any | None = None
     Raises:
       CheckpointError: a leaf is not what was written; the message is one line that names it.
     """
-    abstract = {
-        spec.path: np.empty(spec.shape, jnp.dtype(spec.dtype)) for spec in manifest.leaves if math.prod(spec.shape)
-    }
-    loaded = _load(directory, _nest(abstract)) if abstract else {}
-    hosts = []
-    for spec in manifest.leaves:
-        if math.prod(spec.shape):
-            host = loaded
-            for key in spec.path:
-                host = host[str(key)]
-        else:
-            host = np.zeros(spec.shape, jnp.dtype(spec.dtype))
-        _verify(spec, np.asarray(host), manifest.digests[spec.name])
-        hosts.append(np.asarray(host))
+    hosts = _read_arrays(directory, manifest.leaves)
+    for spec, host in zip(manifest.leaves, hosts, strict=True):
+        _verify(spec, host, manifest.digests[spec.name])
     if like is None:
         return _nest(
             {s.path: _place(h, s.impl, None) for s, h in zip(manifest.leaves, hosts, strict=True)}, named=False
@@ -187,7 +179,7 @@ def read_tree(directory: epath.Path, manifest: Manifest, like: Any | None = None
     by_name = {spec.name: (spec, host) for spec, host in zip(manifest.leaves, hosts, strict=True)}
     leaves, treedef = jax.tree.flatten(like)
     placed = []
-    for spec, leaf in zip(_specs(like), leaves, strict=True):
+    for spec, leaf in zip(leaf_specs(like), leaves, strict=True):
         stored, host = by_name[spec.name]
         placed.append(_place(host, stored.impl, leaf))
     return jax.tree.unflatten(treedef, placed)
@@ -204,25 +196,29 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _load(directory: epath.Path, abstract: Any) -> Any:
-    # Orbax abandons the reads behind the first failing one, and asyncio logs each of them, pages long, as soon as it is
-    # collected: they are collected here, and not logged. The error is not chained, as that would keep them alive.
-    log = logging.getLogger("asyncio")
-    log.addFilter(_is_no_orphan)
-    try:
-        return ocp.load_checkpointables(directory, {"arrays": abstract})["arrays"]
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 (damaged files make Orbax raise nearly anything)
-        reason = one_line(error)
-    finally:
-        gc.collect()
-        log.removeFilter(_is_no_orphan)
-    raise CheckpointError(f"it cannot be read: {reason}")
-
-
-def _is_no_orphan(record: logging.LogRecord) -> bool:
-    return "exception was never retrieved" not in record.getMessage()
+def _read_arrays(directory: epath.Path, specs: Sequence[LeafSpec]) -> list[np.ndarray]:
+    # Read by TensorStore, as Orbax does. Orbax itself names no leaf in its errors, and abandons the reads behind the
+    # first failing one on a closed event loop, for which asyncio prints pages.
+    base = (directory / "arrays").as_uri() + "/"
+    context = ts.Context()
+    futures = {}
+    for spec in specs:
+        if math.prod(spec.shape):
+            array = {"driver": "ocdbt", "base": base, "path": _name_on_disk(spec) + "/" if spec.path else ""}
+            futures[spec.path] = ts.open({"driver": "zarr3", "kvstore": array}, context=context, read=True, open=True)
+    hosts = []
+    for spec in specs:
+        try:
+            stored = futures[spec.path].result() if spec.path in futures else None
+            if stored is None:
+                hosts.append(np.zeros(spec.shape, jnp.dtype(spec.dtype)))
+            elif stored.shape != spec.shape:
+                raise ValueError(f"its shape on the disk is {stored.shape}")
+            else:
+                hosts.append(stored.read().result())
+        except (ValueError, OSError, NotImplementedError) as error:  # as which TensorStore reports damage
+            raise CheckpointError(f"leaf {spec.name} cannot be read: {one_line(error)}") from error
+    return hosts
 
 
 class _ManifestWriter:
@@ -289,6 +285,8 @@ def _verify(spec: LeafSpec, host: np.ndarray, digests: Mapping[str, str]) -> Non
         covered += part.size
         if hashlib.sha256(_bytes(part)).hexdigest() != digest:
             raise CheckpointError(f"leaf {spec.name}: digest differs (a changed byte)")
+    if host.dtype != jnp.dtype(spec.dtype):
+        raise CheckpointError(f"leaf {spec.name}: its dtype on the disk is {host.dtype}, not {spec.dtype}")
     if covered != host.size:
         raise CheckpointError(f"leaf {spec.name}: digests cover {covered} of its {host.size} elements")
 
@@ -305,7 +303,8 @@ def _place(host: np.ndarray, impl: str | None, like: Any) -> Any:
     return array if impl is None else jax.random.wrap_key_data(array, impl=impl)
 
 
-def _specs(tree: Any) -> list[LeafSpec]:
+def leaf_specs(tree: Any) -> list[LeafSpec]:
+    """The leaves of a pytree of arrays, in its order; raises TypeError or ValueError for a tree that cannot be stored."""
     specs = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         keys = tuple(_key(entry) for entry in path)
@@ -318,8 +317,7 @@ def _specs(tree: Any) -> list[LeafSpec]:
         if jnp.issubdtype(dtype, jax.dtypes.prng_key):
             shape, dtype, impl = _key_layout(leaf)
         specs.append(LeafSpec(keys, tuple(shape), str(dtype), impl))
-    # Orbax joins keys with dots on the disk.
-    joined = [".".join(map(str, spec.path)) for spec in specs]
+    joined = [_name_on_disk(spec) for spec in specs]
     if len(set(joined)) < len(joined):
         twice = next(name for i, name in enumerate(joined) if name in joined[:i])
         raise ValueError(f"two leaves have the same name {twice!r} on the disk: rename one of them")
@@ -348,6 +346,11 @@ def _key(entry: Any) -> str | int:
             return name
         case _:
             return str(entry)
+
+
+def _name_on_disk(spec: LeafSpec) -> str:
+    """How Orbax joins keys."""
+    return ".".join(map(str, spec.path))
 
 
 def _nest(flat: Mapping[Path, Any], *, named: bool = True) -> Any:

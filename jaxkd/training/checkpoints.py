@@ -21,6 +21,7 @@ from jaxkd.training._tree_store import (
     CheckpointMismatchError,
     Manifest,
     describe_mismatch,
+    leaf_specs,
     one_line,
     read_manifest,
     read_tree,
@@ -114,7 +115,8 @@ class Checkpoints:
         Raises:
           CheckpointError: the earlier save failed (a full disk), or this one at its start; or the directory holds a
             checkpoint at this step or later.
-          ValueError: the metric that `best` names is missing.
+          ValueError: the metric that `best` names is missing, or two leaves cannot be told apart by name.
+          TypeError: a leaf is not an array.
         """
         self.wait()
         metrics = metrics or {}
@@ -126,12 +128,11 @@ class Checkpoints:
                 f"{self._directory} already holds a checkpoint of step {newer[-1]}, and step {step} is to be saved: "
                 "restore it first, or choose another directory"
             )
+        leaf_specs(state)  # raises for what is no state, before anything is touched
         self._delete(step)
         header = {**self._hashes, "step": step, "metrics": {k: to_jsonable(float(v)) for k, v in metrics.items()}}
         try:
             self._pending = step, write_tree(self._directory / str(step), state, header)
-        except (TypeError, MemoryError):
-            raise
         except Exception as error:  # a full disk comes as any of several types
             raise self._failed(step, error) from error
 

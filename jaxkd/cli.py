@@ -1,0 +1,216 @@
+"""The command line: ``jaxkd distill | evaluate | prepare | methods | models | datasets``."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+try:
+    import tyro
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Table
+
+    from jaxkd import data, jobs, methods, models
+    from jaxkd.jobs import DistillConfig, RunError, RunOptions
+    from jaxkd.networks import UnknownTapError
+    from jaxkd.training import DivergedError, InterruptedTraining
+    from jaxkd.training.checkpoints import CheckpointError
+except ModuleNotFoundError as missing:
+    # An installed command says it in one line; whoever imports this module sees the error itself.
+    if __name__ == "jaxkd.cli" and Path(sys.argv[0]).name == "jaxkd":
+        sys.exit(f'error: the command line needs the extra "demo" (no {missing.name}): pip install "jaxkd[demo]"')
+    raise
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+      The exit code: 0; 1 after an error, told in one line; 128 + its number after a signal, when all is saved.
+    """
+    commands: dict[str, Callable[..., Any]] = {
+        "distill": distill,
+        "evaluate": evaluate,
+        "prepare": prepare,
+        "methods": list_methods,
+        "models": list_models,
+        "datasets": list_datasets,
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            args=arguments,
+            prog="jaxkd",
+            description="Knowledge distillation in JAX. `jaxkd distill` alone shows it on real images.",
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except InterruptedTraining as stopped:
+        return 128 + signal.Signals[stopped.reason]
+    except KeyboardInterrupt:
+        print("stopped at once; what was saved before is there, see --resume", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (RunError, CheckpointError, DivergedError, UnknownTapError, ValueError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def distill(training: DistillConfig, run: RunOptions) -> None:
+    """Train (or find) a teacher, train a student alone and a student with the teacher, and compare them.
+
+    Everything is written to a directory below --workdir: settings, metrics, checkpoints, report.html. Interrupted by
+    Ctrl-C or SIGTERM it saves and says how to go on.
+    """
+    console = Console()
+    with _Screen(console) as screen:
+        try:
+            outcome = jobs.distill(training, run, screen)
+        except InterruptedTraining as stopped:
+            workdir = "" if run.workdir == "runs" else f" --workdir {run.workdir}"
+            console.print(f"{stopped}; all is saved, go on with: jaxkd distill{workdir} --resume {screen.run}")
+            raise
+    console.print(outcome.comparison.table())
+    console.print(outcome.comparison.verdict())
+    console.print(f"report: {outcome.run / 'report.html'}", soft_wrap=True)
+
+
+def evaluate(
+    run: tyro.conf.Positional[str],
+    split: Literal["train", "validation", "test"] = "test",
+    workdir: str = "runs",
+    data_dir: str | None = None,
+) -> None:
+    """Compare the results of a finished run again.
+
+    Args:
+      run: Name of the run.
+      split: Split of its data set to evaluate on.
+      workdir: Directory of all runs.
+      data_dir: Directory of the data sets.
+    """
+    console = Console()
+    comparison = jobs.evaluate(Path(workdir) / run, split, data_dir)
+    console.print(comparison.table())
+    console.print(comparison.verdict())
+
+
+def prepare(dataset: tyro.conf.Positional[str], data_dir: str | None = None) -> None:
+    """Download a data set and prepare it through TFDS, once.
+
+    Args:
+      dataset: Name of the data set.
+      data_dir: Directory of the data sets.
+    """
+    data.prepare(dataset, data_dir=data_dir)
+    print(f"{dataset} is ready")
+
+
+def list_methods() -> None:
+    """List the ways to distil."""
+    rows = [(m.name, m.family, str(m.year), m.paper) for m in methods.methods()]
+    _print_table(("name", "family", "year", "paper"), rows)
+
+
+def list_models() -> None:
+    """List the models, with their parameters at 10 classes."""
+    rows = [(m.name, m.family, f"{m.parameters:,}", "x".join(map(str, m.image_shape)), m.paper) for m in models.names()]
+    _print_table(("name", "family", "parameters", "of images", "paper"), rows)
+
+
+def list_datasets() -> None:
+    """List the data sets."""
+    rows = [
+        (
+            d.name,
+            str(d.classes),
+            "x".join("?" if size is None else str(size) for size in d.shape),
+            ", ".join(f"{split} {size}" for split, size in d.sizes.items()),
+            d.source,
+            d.licence,
+        )
+        for d in data.names()
+    ]
+    _print_table(("name", "classes", "images", "examples", "from", "licence"), rows)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+class _Screen:
+    """Draws a job's progress, and turns Ctrl-C and SIGTERM into a request to stop after the chunk under way."""
+
+    def __init__(self, console: Console):
+        self.run = ""
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description:18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=console,
+        )
+        self._task: Any = None
+        self._signal: str | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "_Screen":
+        self._stack.enter_context(self._progress)
+        self._stack.enter_context(_signals(self._received))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def started(self, run: Path) -> None:
+        self.run = run.name
+        self._console.print(f"run: {run}", soft_wrap=True)
+
+    def phase(self, name: str, steps: int, start: int) -> None:
+        self._task = self._progress.add_task(name, total=steps, completed=start, loss="")
+
+    def chunk(self, name: str, step: int, metrics: Mapping[str, Any]) -> None:
+        self._progress.update(self._task, completed=step, loss=f"loss {metrics['loss'][-1].mean():.4f}")
+
+    def note(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def stop(self, step: int) -> str | None:
+        return self._signal
+
+    def _received(self, name: str) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = name
+        self._console.print(f"{name}: saving at the end of this chunk of steps; once more stops at once")
+
+
+@contextlib.contextmanager
+def _signals(receive: Any) -> Iterator[None]:
+    """Hands Ctrl-C and SIGTERM to ``receive(name)`` for as long as it lasts."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        receive(signal.Signals(number).name)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

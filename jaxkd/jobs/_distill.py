@@ -1,0 +1,154 @@
+"""The main job: a teacher, the student alone and the distilled student, and an honest comparison of them."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxkd import evaluation
+from jaxkd.evaluation import Comparison
+from jaxkd.jobs._config import DistillConfig, RunOptions, Settings, as_json, from_json, with_recipe
+from jaxkd.jobs._curves import curves_of
+from jaxkd.jobs._job import DISTILLED, Job, mesh_of
+from jaxkd.jobs._rundir import RunError, environment, open_run, read_config, write_atomically
+from jaxkd.training import parallel, run
+from jaxkd.training.checkpoints import load_result, save_result
+from jaxkd.training.logging import TensorBoardLog
+
+
+class Watcher(Protocol):
+    """Who is told how a job goes on; the command line draws it."""
+
+    def started(self, run: Path) -> None:
+        """The directory of the run is there."""
+
+    def phase(self, name: str, steps: int, start: int) -> None:
+        """A training starts, at step ``start`` of ``steps``."""
+
+    def chunk(self, name: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """A training has reached ``step``."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line has happened."""
+
+    def stop(self, step: int) -> str | None:
+        """The reason to stop, if there is one."""
+
+
+class Outcome(NamedTuple):
+    """What a job leaves."""
+
+    run: Path
+    comparison: Comparison
+
+
+def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Outcome:
+    """Runs the job, or goes on with it.
+
+    Three trainings share everything but what they learn from: the teacher (found again if it was trained before with
+    the same settings), the student alone, on the images that have a label, and the distilled student, on all images.
+    With fewer labels than images the student alone comes twice: for as many epochs over its own images as the distilled
+    one has over all, and for as many steps.
+
+    Below the run's directory: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``results/``
+    (what each training deploys, and ``student``: the best distilled seed by validation accuracy), ``comparison.json``,
+    ``report.html`` and ``plots/``.
+
+    Raises:
+      RunError: the run's directory cannot be used; see ``open_run``.
+      ValueError, DivergedError, CheckpointError, InterruptedTraining: see ``training.run``.
+    """
+    settings, path = _resolve(config, options)
+    mesh = mesh_of(options.mesh)
+    with open_run(path, as_json(settings), resume=options.resume is not None) as config_hash:
+        watcher.started(path)
+        job = Job(settings, mesh, options.data_dir)
+        teachers = Path(options.workdir) / "teachers"
+        teacher_name = f"{settings.dataset}-{settings.teacher}-{job.teacher_hash}"
+        with contextlib.suppress(FileNotFoundError):
+            found = load_result(teachers, teacher_name)
+            save_result(path / "results", "teacher", found.variables, found.metadata)
+            watcher.note(f"found the teacher {teacher_name}")
+        started = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            logs = [stack.enter_context(TensorBoardLog(path / "tensorboard"))] if options.tensorboard else []
+            results = run(
+                job.phases,
+                job.batches(job.train),
+                key=jax.random.key(settings.seed),
+                workdir=path,
+                config_hash=config_hash,
+                mesh=job.mesh,
+                mode=options.parallel,
+                chunk=options.chunk,
+                evaluate=job.validation,
+                every=options.every or (lambda phase: math.ceil(phase.steps / 5)),
+                best="validation/accuracy",
+                keep=options.keep,
+                logs=logs,
+                on_phase=lambda phase, start: watcher.phase(phase.name, phase.steps, start),
+                on_chunk=lambda phase, step, metrics: watcher.chunk(phase.name, step, metrics),
+                on_skipped=lambda phase, step, why: watcher.note(f"{phase.name}: passed over step {step}: {why}"),
+                stop=watcher.stop,
+                profile=str(path / "profile") if options.profile else None,
+            )
+        save_result(teachers, teacher_name, results["teacher"], {"config": job.teacher_config})
+        watcher.note(f"trained in {time.monotonic() - started:.1f} s")
+        save_result(path / "results", "student", *job.best_student(results[DISTILLED]))
+        comparison = job.compare(results)
+        write_atomically(path / "comparison.json", comparison.to_json())
+        evaluation.write_report(
+            path / "report.html",
+            comparison,
+            curves=curves_of(path / "metrics.jsonl"),
+            config=as_json(settings),
+            versions=environment(),
+        )
+    return Outcome(path, comparison)
+
+
+def evaluate(path: Path, split: str = "test", data_dir: str | None = None) -> Comparison:
+    """Compares the results of a finished run again, on any split.
+
+    Raises:
+      RunError: there is no such run, or it is not finished.
+    """
+    job = Job(from_json(read_config(path)), parallel.make_mesh(devices=jax.devices()[:1]), data_dir)
+    try:
+        results = {phase.name: load_result(path / "results", phase.name).variables for phase in job.phases}
+    except FileNotFoundError as error:
+        raise RunError(f"run {path.name} is not finished: go on with --resume {path.name} ({error})") from None
+    return job.compare(results, split)
+
+
+def _resolve(config: DistillConfig, options: RunOptions) -> tuple[Settings, Path]:
+    """The whole settings, and the directory of the run."""
+    workdir = Path(options.workdir)
+    if options.resume is None:
+        settings = with_recipe(config)
+        name = options.name or f"{settings.dataset}-{settings.student}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return settings, workdir / _plain(name)
+    path = workdir / _plain(options.resume)
+    if options.name not in (None, options.resume):
+        raise RunError(f"--resume {options.resume} and --name {options.name} are two runs: give one")
+    stored = from_json(read_config(path))
+    for field in dataclasses.fields(config):
+        asked = getattr(config, field.name)
+        if asked != field.default and asked != getattr(stored, field.name):
+            raise RunError(
+                f"run {path.name} was started with another config: {field.name} is {getattr(stored, field.name)!r} "
+                f"there and {asked!r} here; resume it without --{field.name.replace('_', '-')}, or start a new run"
+            )
+    return stored, path
+
+
+def _plain(name: str) -> str:
+    if Path(name).name != name:
+        raise RunError(f"the name of a run is a plain directory name, not {name!r}")
+    return name

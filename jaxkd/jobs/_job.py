@@ -1,0 +1,183 @@
+"""What a distillation job is made of: sets, networks, phases and participants, all determined by the settings."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxkd import data, evaluation, learners, methods, models, networks, objectives
+from jaxkd.data import augment
+from jaxkd.evaluation import Comparison, Participant
+from jaxkd.jobs._config import Settings, content_hash
+from jaxkd.learners import Learner, Phase
+from jaxkd.networks import Network, Variables
+from jaxkd.training import parallel
+
+ALONE, SAME_STEPS, DISTILLED = "alone", "alone, same steps", "distilled"
+_EVALUATION_BATCH = 1000
+
+
+class Job:
+    """What the job is made of, all of it determined by the config."""
+
+    def __init__(self, config: Settings, mesh: jax.sharding.Mesh, data_dir: str | None):
+        self._data_dir = data_dir
+        self.config = config
+        self.mesh = mesh
+        self.train = data.load(config.dataset, "train", data_dir=data_dir)
+        self.transfer = self.train
+        if config.labels != "all" and config.labels != len(self.train):
+            self.transfer = data.keep_labels(self.train, config.labels, seed=config.seed)
+        self.teacher = self._network(config.teacher)
+        self.student = self._network(config.student)
+        self.teacher_config = {
+            name: getattr(config, name)
+            for name in ("dataset", "teacher", "teacher_epochs", "batch_size", "optimizer", "teacher_learning_rate")
+        } | {"augment": list(config.augment), "precision": config.precision, "seed": config.seed}
+        self.teacher_hash = content_hash(self.teacher_config)
+        self._validation = data.load(config.dataset, "validation", data_dir=data_dir)
+        self.phases = self._phases()
+
+    def batches(self, examples: data.Examples) -> data.Batches:
+        """The training order of a set; a set smaller than a batch is one batch."""
+        size = self.config.batch_size
+        if len(examples) < size:
+            size = len(examples) // self.mesh.size * self.mesh.size or len(examples)
+        return data.Batches(
+            examples,
+            size,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def validation(self, phase: Phase) -> Any:
+        """``(state, frozen) -> accuracy on the validation split``."""
+        batches = data.padded_batches(self._validation, min(_EVALUATION_BATCH, len(self._validation)))
+
+        def evaluate(state: Any, frozen: Any) -> dict[str, Any]:
+            variables = phase.learner.deploy(state, frozen)
+            logits, labels = evaluation.predict_labelled(phase.learner.network, variables, batches)
+            return {"validation/accuracy": evaluation.accuracy(logits, labels)}
+
+        return evaluate
+
+    def best_student(self, stacked: Variables) -> tuple[Variables, dict[str, Any]]:
+        """The distilled seed with the highest validation accuracy (the first of equals), and what it is."""
+        network = learners.stacked(self.student, self.config.seeds)
+        batches = data.padded_batches(self._validation, min(_EVALUATION_BATCH, len(self._validation)))
+        accuracies = np.asarray(evaluation.accuracy(*evaluation.predict_labelled(network, stacked, batches)))
+        best = int(np.argmax(accuracies))
+        metadata = {
+            "model": self.config.student,
+            "classes": self.train.classes,
+            "dataset": self.config.dataset,
+            "seed": best,
+            "validation_accuracy": float(accuracies[best]),
+        }
+        return jax.tree.map(lambda x: x[best], stacked), metadata
+
+    def compare(self, results: Mapping[str, Variables], split: str = "test") -> Comparison:
+        """All participants on one split."""
+        config = self.config
+        examples = data.load(config.dataset, split, data_dir=self._data_dir)
+        names = [phase.name for phase in self.phases if phase.name != "teacher"]
+        students = [
+            Participant(name, self.student, results[name], config.seeds, ALONE if name == DISTILLED else None)
+            for name in names
+        ]
+        kept = "all labels" if self.transfer is self.train else f"{config.labels} of {len(self.train)} labels"
+        title = f"{config.dataset} ({split}): {config.teacher} teaches {config.student}, {kept}"
+        return evaluation.compare(
+            Participant("teacher", self.teacher, results["teacher"]),
+            students,
+            data.padded_batches(examples, min(_EVALUATION_BATCH, len(examples))),
+            title=title,
+        )
+
+    def _phases(self) -> list[Phase]:
+        config = self.config
+        labelled = data.labelled(self.transfer)
+        steps = config.steps or self._steps(self.transfer, config.epochs)
+        alone = self.batches(labelled)
+        objective = methods.create(config.method, temperature=config.temperature, alpha=config.alpha)
+
+        def student(steps: int, teacher: Network | None, objective: objectives.Objective) -> Learner:
+            return learners.seeds(
+                self._learner(self.student, teacher, objective, config.learning_rate, steps, config.ema),
+                config.seeds,
+                data=config.data_order,
+            )
+
+        def ordered(batches: data.Batches) -> Any:
+            return batches.stack(config.seeds) if config.data_order == "own" else batches
+
+        teacher_steps = self._steps(self.train, config.teacher_epochs)
+        teacher = self._learner(
+            self.teacher, None, objectives.hard_label(), config.teacher_learning_rate, teacher_steps, None
+        )
+        phases = [Phase("teacher", teacher, teacher_steps, learners.fresh(teacher))]
+        own_steps = math.ceil(steps * len(labelled) / len(self.transfer) * config.batch_size / alone.batch_size)
+        for name, length in {ALONE: own_steps, SAME_STEPS: steps}.items():
+            if name == ALONE or own_steps != steps:
+                learner = student(length, None, objectives.hard_label())
+                phases.append(Phase(name, learner, length, learners.fresh(learner), ordered(alone)))
+        distilled = student(steps, self.teacher, objective)
+        enter = learners.fresh(distilled, lambda results: results["teacher"])
+        return [*phases, Phase(DISTILLED, distilled, steps, enter, ordered(self.batches(self.transfer)))]
+
+    def _steps(self, examples: data.Examples, epochs: float) -> int:
+        return max(1, round(epochs * self.batches(examples).steps_per_epoch))
+
+    def _network(self, name: str) -> Network:
+        network = networks.from_linen(models.create(name, self.train.classes))
+        return networks.mixed_precision(network, jnp.bfloat16) if self.config.precision == "bfloat16" else network
+
+    def _learner(
+        self,
+        student: Network,
+        teacher: Network | None,
+        objective: objectives.Objective,
+        learning_rate: float,
+        steps: int,
+        ema: float | None,
+    ) -> Learner:
+        config = self.config
+        schedule = optax.cosine_decay_schedule(learning_rate, steps)
+        optimizer = (
+            optax.adam(schedule)
+            if config.optimizer == "adam"
+            else optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(schedule, 0.9))
+        )
+        transforms = {
+            "crop": augment.random_crop(max(1, self.train.shape[0] // 8)),
+            "flip": augment.random_flip(),
+            "mixup": augment.mixup(0.2, classes=self.train.classes),
+            "cutmix": augment.cutmix(1.0, classes=self.train.classes),
+        }
+        prepare = augment.compose(*(transforms[name] for name in config.augment)) if config.augment else None
+        learner = learners.distill(
+            student, teacher, objective, optimizer, prepare=prepare, accumulate=config.accumulate
+        )
+        return learner if ema is None else learners.ema(learner, ema)
+
+
+def mesh_of(text: str | None) -> jax.sharding.Mesh:
+    """The mesh that ``--mesh`` asks for."""
+    if text is None:
+        return parallel.make_mesh()
+    try:
+        axes = {name: int(size) for name, size in (part.split("=") for part in text.split(","))}
+        if not set(axes) <= {"data", "fsdp"}:
+            raise ValueError(f"its axes are {sorted(axes)}")
+    except ValueError as error:
+        raise ValueError(f'--mesh is {text!r} ({error}): write it as "data=4,fsdp=2"') from None
+    size = math.prod(axes.values())
+    if size > jax.device_count():
+        raise ValueError(f"--mesh {text} has {size} devices, and there are {jax.device_count()}")
+    devices = jax.devices() if jax.process_count() > 1 else jax.devices()[:size]
+    return parallel.make_mesh(axes.get("data"), axes.get("fsdp", 1), devices=devices)

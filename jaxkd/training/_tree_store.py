@@ -304,7 +304,7 @@ def _place(host: np.ndarray, impl: str | None, like: Any) -> Any:
 
 
 def leaf_specs(tree: Any) -> list[LeafSpec]:
-    """The leaves of a pytree of arrays, in its order; raises TypeError or ValueError for a tree that cannot be stored."""
+    """The leaves of a pytree of arrays, in its order; TypeError or ValueError for a tree that cannot be stored."""
     specs = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         keys = tuple(_key(entry) for entry in path)

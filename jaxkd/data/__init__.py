@@ -3,12 +3,14 @@
 from jaxkd.data import augment
 from jaxkd.data._batches import Batches, PaddedBatches, StackedBatches, padded_batches
 from jaxkd.data._examples import Examples, from_arrays, keep_labels, labelled
+from jaxkd.data._feed import Feed
 from jaxkd.data._load import DataSet, load, names, prepare
 
 __all__ = [
     "Batches",
     "DataSet",
     "Examples",
+    "Feed",
     "PaddedBatches",
     "StackedBatches",
     "augment",

@@ -89,7 +89,10 @@ class Batches(Feed):
 
 
 class StackedBatches(Feed):
-    """Several data orders side by side: a chunk is [length, n, batch, ...], a fetched batch has leading [n, batch]."""
+    """Several data orders side by side, made by :meth:`Batches.stack`.
+
+    A chunk is [length, n, batch, ...], a fetched batch has leading axes [n, batch].
+    """
 
     batch_axis = 2
 

@@ -84,7 +84,10 @@ class Examples:
         assert self._positions is not None
         positions = self._positions[indices]
         images, labels = self._reader.read(positions)
-        labels = _checked_labels(labels, positions, self) if self._labels is None else self._labels[indices]
+        if self._labels is None:
+            labels = _checked(labels, positions, f"{self.name}/{self.split}", self.classes)
+        else:
+            labels = self._labels[indices]
         return {"image": images, "label": labels, "index": positions}
 
     def labels(self) -> np.ndarray:
@@ -95,7 +98,8 @@ class Examples:
             return self._labels
         assert self._reader is not None
         assert self._positions is not None
-        return _checked_labels(self._reader.labels()[self._positions], self._positions, self)
+        labels = self._reader.labels()[self._positions]
+        return _checked(labels, self._positions, f"{self.name}/{self.split}", self.classes)
 
     def decode(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What a network sees: ``(image / 255 - mean) / std`` in float32; other keys are untouched.
@@ -142,10 +146,9 @@ def from_arrays(
     mean, std = (value or (0.5,) * channels for value in (mean, std))
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"mean {mean} and std {std} need one value for each of the {channels} channels of image")
-    examples = Examples(name, split, class_names, image.shape[1:], mean, std, arrays=None)
     index = np.arange(len(image), dtype=np.int32)
-    arrays = {"image": image, "label": _checked_labels(label, index, examples), "index": index}
-    return dataclasses.replace(examples, arrays=arrays)
+    arrays = {"image": image, "label": _checked(label, index, f"{name}/{split}", len(class_names)), "index": index}
+    return Examples(name, split, class_names, image.shape[1:], mean, std, arrays)
 
 
 def keep_labels(examples: Examples, n: int, *, seed: int = 0) -> Examples:
@@ -200,12 +203,12 @@ def _with(examples: Examples, rows: np.ndarray, labels: np.ndarray) -> Examples:
     return dataclasses.replace(examples, _positions=examples._positions[rows], _labels=labels)
 
 
-def _checked_labels(labels: np.ndarray, index: np.ndarray, examples: Examples) -> np.ndarray:
+def _checked(labels: np.ndarray, index: np.ndarray, where: str, classes: int) -> np.ndarray:
     """Labels as int32; raises ValueError where one is out of range."""
-    bad = np.flatnonzero((labels < UNLABELLED) | (labels >= examples.classes))
+    bad = np.flatnonzero((labels < UNLABELLED) | (labels >= classes))
     if len(bad):
         raise ValueError(
-            f"example {index[bad[0]]} of {examples.name}/{examples.split} has label {labels[bad[0]]}, but there are "
-            f"{examples.classes} classes: labels are 0 to {examples.classes - 1}, or {UNLABELLED} for unlabelled"
+            f"example {index[bad[0]]} of {where} has label {labels[bad[0]]}, but there are {classes} classes: "
+            f"labels are 0 to {classes - 1}, or {UNLABELLED} for unlabelled"
         )
     return labels.astype(np.int32)

@@ -91,7 +91,7 @@ class Feed:
         if not self.resident:
             return ()
         assert self.examples.arrays is not None
-        # One row an image: 1 or 3 channels as the last dimension would be padded to the 128 lanes of a TPU.
+        # One row an image: 1 or 3 channels as the last dimension may be padded to the 128 lanes of a TPU.
         image = self.examples.arrays["image"]
         return {**self.examples.arrays, "image": image.reshape(len(image), -1)}
 
@@ -136,13 +136,15 @@ class _ReadAhead:
         self._batches: Iterator[dict[str, np.ndarray]] = iter(
             grain.MapDataset.source(_Steps(feed)).to_iter_dataset(options)
         )
-        self._next = 0
+        self._next: int | None = 0
 
     def take(self, start: int, length: int) -> list[dict[str, np.ndarray]]:
         if start != self._next:
             self._batches.set_state({"next_index": start})  # type: ignore[attr-defined]
+        self._next = None  # as long as reading may fail half-way
+        batches = [next(self._batches) for _ in range(length)]
         self._next = start + length
-        return [next(self._batches) for _ in range(length)]
+        return batches
 
 
 class _Steps:

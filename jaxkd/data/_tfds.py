@@ -77,6 +77,8 @@ def read_split(
     Images that differ in size are resized and cropped to ``image_size`` (by default 224) squares.
     """
     name, info = builder.name, builder.info
+    if builder.builder_config is not None:  # a set in several forms, "imagenet_resized/32x32"
+        name = f"{name}/{builder.builder_config.name}"
     image_key, label_key = _keys(name, info)
     shape, class_names = info.features[image_key].shape, tuple(info.features[label_key].names)
     varies = None in shape[:2]
@@ -146,8 +148,8 @@ class _Records:
         except NotImplementedError as error:  # prepared by another program, as TFRecord
             found = builder.info.file_format.value
             raise ValueError(
-                f"{builder.name} in {builder.data_dir} is prepared as {found}, which cannot be read by position: prepare "
-                f"it as array_record in another data_dir (`jaxkd prepare {builder.name}`)"
+                f"{builder.name} in {builder.data_dir} is prepared as {found}, which cannot be read by position: "
+                f"prepare it as array_record in another data_dir (`jaxkd prepare {builder.name}`)"
             ) from error
 
     def __len__(self) -> int:

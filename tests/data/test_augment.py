@@ -68,6 +68,16 @@ def test_a_half_batch_is_half_of_the_batch(name, batch, keys):
         np.testing.assert_array_equal(half[key], whole[key][4:])
 
 
+def test_one_device_is_eight(batch, keys):
+    """With one example a device, the hard case: each pair is on two."""
+    whole = COMPILED["composed"]({}, batch, keys)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.device_put((batch, keys), jax.NamedSharding(mesh, jax.P("data")))
+    result = COMPILED["composed"]({}, *spread)
+    for name in whole:
+        np.testing.assert_allclose(result[name], whole[name], rtol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "mode"), [("crop", "constant"), ("reflected crop", "reflect")])
 def test_a_crop_is_a_window_of_the_padded_image(name, mode, batch):
     function = COMPILED[name]

@@ -104,6 +104,21 @@ def test_streaming_chunks_are_pure_whatever_was_read_before():
         assert_equal(chunk, {name: np.stack([batch[name] for batch in expected]) for name in chunk})
 
 
+def test_a_read_that_fails_leaves_the_order_intact(monkeypatch):
+    batches = data.Batches(toy(), 4, seed=2, resident=False)
+    batches.chunk(0, 1)
+    with monkeypatch.context() as patch:
+
+        def broken(self, indices):
+            raise OSError("disk error")
+
+        patch.setattr(data.Examples, "read", broken)
+        with pytest.raises(OSError, match="disk error"):
+            batches.chunk(20, 3)
+    for start in (23, 20):  # what would have come next; the same once more
+        np.testing.assert_array_equal(batches.chunk(start, 1)["index"][0], batches[start]["index"])
+
+
 @pytest.mark.parametrize("resident", [True, False])
 def test_stacked_orders_are_those_of_their_seeds(resident):
     batches = data.Batches(toy(), 4, seed=5, resident=resident)

@@ -160,7 +160,7 @@ class Comparison:
         except ImportError as error:
             raise ImportError('the table in the terminal needs rich: pip install "jaxkd[train]"') from error
         table = Table(title=escape(self.title) or None, caption=escape(self.footnote()))
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         for entry in [self.teacher, *self.students]:
             table.add_column(escape(entry.name), justify="right")
         for name, cells in self.rows():
@@ -255,7 +255,7 @@ def _numbers(value: Statistic) -> str:
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def _times(value: float | None) -> str:

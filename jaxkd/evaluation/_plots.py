@@ -1,6 +1,7 @@
 """The plots of a comparison, as Matplotlib figures that belong to no window and no global state."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -47,7 +48,7 @@ _MOST_BARS = 20
 def draw(comparison: Comparison, curves: Curves) -> dict[str, "Figure"]:
     """Gives the figures by name, within the style of the caller's ``rc_context(STYLE)``."""
     figures = {}
-    if curves:
+    if any(metrics for _, metrics in curves.values()):
         figures["learning_curves"] = _learning_curves(comparison, curves)
     figures["accuracy_against_size"] = _accuracy_against_size(comparison)
     figures["reliability"] = _reliability(comparison)
@@ -94,7 +95,7 @@ def _learning_curves(comparison: Comparison, curves: Curves) -> "Figure":
         axis.set(title=metric, xlabel="step")
     for axis in axes[len(metrics) :]:
         axis.set_axis_off()
-    figure.legend(lines.values(), lines.keys(), loc="outside upper left", ncols=4)
+    _legend(figure, lines.values(), lines.keys())
     return figure
 
 
@@ -123,7 +124,7 @@ def _accuracy_against_size(comparison: Comparison) -> "Figure":
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    figure.legend(loc="outside upper left", ncols=4)
+    _legend(figure, *axis.get_legend_handles_labels())
     return figure
 
 
@@ -142,7 +143,11 @@ def _reliability(comparison: Comparison) -> "Figure":
         above.bar(left[filled], accuracy, width[filled], align="edge", color=color, alpha=0.75, linewidth=0)
         above.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
         above.plot(confidence, accuracy, "o", color=INK, markersize=3, clip_on=False)
-        above.set(title=f"{entry.name}\nECE {100 * entry.calibration_error.mean:.1f} %", xlim=(0, 1), ylim=(0, 1))
+        above.set(
+            title=f"{textwrap.fill(entry.name, 30)}\nECE {100 * entry.calibration_error.mean:.1f} %",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
         counts = np.asarray(bins.counts)
         below.bar(left, counts / counts.sum(), width, align="edge", color=color, alpha=0.75, linewidth=0)
         below.set(xlabel="confidence", ylim=(0, 1), xticks=(0, 0.5, 1))
@@ -174,8 +179,15 @@ def _per_class_agreement(comparison: Comparison) -> "Figure":
     axis.set(xlabel="class" if classes <= _MOST_BARS else "classes, from least to most agreement", ylabel="agreement")
     axis.set_ylim(0, 1)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    figure.legend(loc="outside upper left", ncols=4)
+    _legend(figure, *axis.get_legend_handles_labels())
     return figure
+
+
+def _legend(figure: "Figure", handles: Iterable[Any], names: Iterable[str]) -> None:
+    """A legend above the axes, of as many columns as its longest name leaves room for."""
+    names = list(names)
+    longest = max(len(name) for name in names)
+    figure.legend(list(handles), names, loc="outside upper left", ncols=max(1, min(4, 110 // (longest + 7))))
 
 
 def _main_characters(comparison: Comparison) -> list[tuple[Entry, str]]:

@@ -145,6 +145,8 @@ def load(
     if builder is not None:
         return _tfds.read_split(builder, split, mean=mean, std=std, image_size=image_size)
     if name == "fashion_mnist" and (directory := _idx.find(data_dir)):
+        if image_size is not None:
+            raise ValueError(_tfds.FIXED_SIZE.format(image_size=image_size, name=name, shape=_KNOWN[name].shape))
         return _idx.fashion_mnist(directory, split, mean=mean, std=std)
     raise FileNotFoundError(_unprepared(name, data_dir))
 
@@ -186,11 +188,11 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any
         builder = _tfds.open_builder(name, data_dir)
     except LookupError as error:
         raise ValueError(_unknown(name)) from error
-    except ImportError:
+    except ImportError as error:
         if name == "fashion_mnist":  # can do without
             return None
         if name not in _KNOWN:
-            raise ValueError(_unknown(name)) from None
+            raise ValueError(f"{_unknown(name)} ({error})") from error
         raise
     return builder if _tfds.is_prepared(builder) else None
 

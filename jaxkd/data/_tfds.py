@@ -12,6 +12,7 @@ from jaxkd.data._extras import require
 _IN_MEMORY_BYTES = 1 << 30
 _VARIABLE_TO = 224
 _BLOCK = 1024
+FIXED_SIZE = "image_size={image_size}: the images of {name} are all {shape}, and are used as they are"
 
 # The test split that TFDS has of it has no labels: the field tests on the validation split.
 _TESTED_ON_VALIDATION = ("imagenet2012",)
@@ -86,7 +87,7 @@ def read_split(
         image_size = image_size or _VARIABLE_TO
         shape = (image_size, image_size, shape[2])
     elif image_size is not None:
-        raise ValueError(f"image_size={image_size}: the images of {name} are all {shape}, and are used as they are")
+        raise ValueError(FIXED_SIZE.format(image_size=image_size, name=name, shape=shape))
     sizes = {key: value.num_examples for key, value in info.splits.items()}
     records = _Records(builder, *carve(name, sizes, split), image_key, label_key, image_size)
     n = len(records)

@@ -43,6 +43,8 @@ def test_the_splits(directory, original):
     assert len(data.load("fashion_mnist", "test", data_dir=directory)) == 30
     assert examples.shape == (28, 28, 1)
     assert examples.class_names[9] == "Ankle boot"
+    with pytest.raises(ValueError, match=r"image_size=32: the images of fashion_mnist are all \(28, 28, 1\)"):
+        data.load("fashion_mnist", "test", data_dir=directory, image_size=32)
     assert data.prepare("fashion_mnist", data_dir=directory) == str(directory)
 
 

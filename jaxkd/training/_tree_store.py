@@ -118,8 +118,10 @@ def write_tree(directory: epath.Path, tree: Any, header: Mapping[str, Any]) -> A
     if stored:
         parts["arrays"] = _nest(stored)
     # The format that `_read_arrays` knows, whatever Orbax's default becomes.
-    saving = ocp.options.ArrayOptions.Saving(use_ocdbt=True, use_zarr3=True)
-    with ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)):
+    context = ocp.Context()
+    context.array.saving.use_ocdbt = True
+    context.array.saving.use_zarr3 = True
+    with context:
         return ocp.save_checkpointables_async(directory, parts)
 
 

@@ -34,7 +34,11 @@ def seeds(learner: Learner, n: int, *, data: Literal["same", "own"] = "same", ch
     batch_axis = 0 if data == "own" else None
 
     def init(key: jax.Array, frozen: PyTree, batch: Batch) -> PyTree:
-        return jax.vmap(learner.init, (0, None, batch_axis))(jax.random.split(key, n), frozen, batch)
+        keys = jax.random.split(key, n)
+        # One after the other: XLA takes several times as long to compile the random numbers of a vmapped init.
+        if batch_axis is None:
+            return jax.lax.map(lambda key: learner.init(key, frozen, batch), keys)
+        return jax.lax.map(lambda xs: learner.init(xs[0], frozen, xs[1]), (keys, batch))
 
     def step(state: PyTree, frozen: PyTree, batch: Batch, *, axis_name: str | None = None) -> tuple[PyTree, Any]:
         def one(state: PyTree, batch: Batch) -> tuple[PyTree, Any]:

@@ -15,7 +15,7 @@ def cached(logits: str = "teacher_logits", taps: Mapping[str, str] | None = None
       taps: the batch's keys of taps that are not under ``"teacher/" + tap``.
 
     Returns:
-      A network. Its ``apply`` raises KeyError for logits or a tap that are not in the batch.
+      A network. Its ``apply`` raises ValueError for logits or a tap that are not in the batch.
     """
     renamed = dict(taps or {})
 
@@ -33,7 +33,7 @@ def cached(logits: str = "teacher_logits", taps: Mapping[str, str] | None = None
         keys = {tap: renamed.get(tap, f"teacher/{tap}") for tap in taps}
         for wanted in (logits, *keys.values()):
             if wanted not in batch:
-                raise KeyError(
+                raise ValueError(
                     f'the batch has no "{wanted}" but {sorted(batch)}: write the teacher\'s outputs into the data set '
                     "under this key, or distil from the teacher itself"
                 )

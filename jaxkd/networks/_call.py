@@ -18,14 +18,14 @@ def default_call(method: Callable[..., Any]) -> Call:
         ``is_training``, negated as ``deterministic``, or not at all if it has none of them.
 
     Returns:
-      ``(module, batch, train) -> logits``, which raises KeyError if the batch has no image.
+      ``(module, batch, train) -> logits``, which raises ValueError if the batch has no image.
     """
     parameters = inspect.signature(method).parameters
     mode = next((name for name in ("train", "training", "is_training", "deterministic") if name in parameters), None)
 
     def call(module: Any, batch: Batch, train: bool) -> PyTree:
         if "image" not in batch:
-            raise KeyError(
+            raise ValueError(
                 f'the batch has no "image" but {sorted(batch)}: say how the module is called, '
                 'call=lambda module, batch, train: module(batch["..."])'
             )

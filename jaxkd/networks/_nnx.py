@@ -39,7 +39,7 @@ def from_nnx(
 
     Returns:
       A network. Its ``apply`` raises ``UnknownTapError`` for a tap there is not, as soon as it is traced, and
-      ValueError if a model with random streams trains without an ``rng``.
+      ValueError if a model with random streams trains without an ``rng`` or the variables are another model's.
     """
     model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     graph, template = nnx.split(model)
@@ -133,7 +133,7 @@ def _value(path: tuple[Any, ...], leaf: nnx.Variable, variables: Variables, rng:
     value: PyTree = variables.get(_kind(leaf))
     for part in path:
         if not isinstance(value, Mapping) or str(part) not in value:
-            raise KeyError(f"the variables have no {_kind(leaf)}/{name}: they are of another model")
+            raise ValueError(f"the variables have no {_kind(leaf)}/{name}: they are of another model")
         value = value[str(part)]
     return value
 

@@ -19,6 +19,9 @@ def mixed_precision(network: Network, dtype: Any = jnp.bfloat16) -> Network:
     the way out (float64 stays). Other collections are passed as they are and come back in the dtype they had, so that
     BatchNorm's running statistics stay float32. The gradient has the parameters' own dtype.
 
+    What a layer makes of low parameters and float32 statistics is its own affair: Linen's BatchNorm returns ``dtype``,
+    NNX's float32, and so do the layers behind it, unless it is made with ``nnx.BatchNorm(..., dtype=dtype)``.
+
     Args:
       network: the network to run.
       dtype: a floating dtype, usually ``jnp.bfloat16``.

@@ -1,4 +1,4 @@
-"""One model in Linen (with and without an "intermediates" axis in its scan) and in NNX, tapped in every way there is."""
+"""One model in Linen (with and without an "intermediates" axis in its scan) and in NNX, tapped in every way."""
 
 import functools
 from types import SimpleNamespace

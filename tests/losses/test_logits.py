@@ -1,0 +1,161 @@
+"""What is particular to the losses on logits: temperatures, missing labels, errors."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies
+from hypothesis.extra import numpy as arrays
+
+from jaxkd.losses import cross_entropy, distillation_loss, hint, soft_label_kl, softmax_with_temperature
+
+from . import oracles
+
+few = hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+logits = arrays.arrays(np.float32, (2, 5), elements=strategies.floats(-1e4, 1e4, width=32))
+temperatures = strategies.floats(0.125, 64, width=32)
+A, B = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
+LABELS = np.array([0, 4, -1])
+
+
+def test_high_temperature_is_half_the_mean_squared_difference_of_centred_logits():
+    centred = [x.astype(np.float64) - x.mean(-1, keepdims=True) for x in (A, B)]
+    expected = 0.5 * np.mean((centred[0] - centred[1]) ** 2, -1)
+    with jax.enable_x64(True):
+        error = [np.max(np.abs(soft_label_kl(*map(np.float64, (A, B)), T) - expected)) for T in (1e2, 1e3, 1e4)]
+    assert error[2] < 1e-3
+    # The next order of the expansion is 1 / T.
+    np.testing.assert_allclose([error[0] / error[1], error[1] / error[2]], 10, rtol=0.2)
+
+
+def test_low_temperature_is_the_argmax():
+    np.testing.assert_array_equal(softmax_with_temperature(A, 1e-4), np.eye(5)[A.argmax(-1)])
+    assert np.isfinite(jax.grad(lambda x: softmax_with_temperature(x, 1e-4)[:, 0].sum())(A)).all()
+    assert np.isfinite(jax.grad(lambda s: soft_label_kl(s, B, 1e-4).sum())(A)).all()
+
+
+def test_very_high_temperature_is_uniform():
+    np.testing.assert_allclose(softmax_with_temperature(A, 1e6), 0.2, rtol=1e-5)
+
+
+def test_one_temperature_for_each_example():
+    T = np.array([1.0, 2.0, 7.0], np.float32)
+    for loss in (
+        lambda a, b, labels, T, axis: softmax_with_temperature(a, T, axis=axis),
+        lambda a, b, labels, T, axis: soft_label_kl(a, b, T, axis=axis),
+        lambda a, b, labels, T, axis: distillation_loss(a, b, labels, temperature=T, axis=axis),
+    ):
+        one = jax.jit(lambda *arrays, loss=loss: loss(*arrays, -1))
+        values = one(A, B, LABELS, T)
+        np.testing.assert_allclose(values, [one(*xs) for xs in zip(A, B, LABELS, T, strict=True)], rtol=1e-5)
+        np.testing.assert_allclose(loss(A.T, B.T, LABELS, T, 0).T, values, rtol=1e-5)
+
+
+@few
+@hypothesis.given(logits, logits, temperatures)
+def test_divergence_is_finite_not_negative_and_the_oracles(student, teacher, temperature):
+    value = np.asarray(soft_label_kl(student, teacher, temperature))
+    scale = temperature * max(np.abs(student).max(), np.abs(teacher).max(), temperature)
+    assert np.isfinite(value).all()
+    assert (value >= -1e-5 * scale).all()
+    # A probability that rounds to 0 has no logarithm in the oracle, so agreement is asked for near logits only.
+    near = [x / 1e3 * temperature for x in (student, teacher)]
+    expected = oracles.soft_label_kl(*near, temperature=temperature)
+    got = soft_label_kl(*near, temperature)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * temperature**2)
+
+
+@few
+@hypothesis.given(logits, temperatures, strategies.floats(-1e3, 1e3, width=32))
+def test_softmax_adds_up_and_ignores_a_shift(x, temperature, shift):
+    p = np.asarray(softmax_with_temperature(x, temperature))
+    np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
+    # The shift itself rounds the logits, to one part in 2^24 of their size.
+    np.testing.assert_allclose(softmax_with_temperature(x + np.float32(shift), temperature), p, atol=3e-3 / temperature)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1.0, 4.0])
+def test_classes_the_teacher_rules_out(temperature):
+    teacher = B.copy()
+    teacher[:, 3:] = -np.inf
+    values = soft_label_kl(A, teacher, temperature)
+    gradient = jax.grad(lambda student: soft_label_kl(student, teacher, temperature).sum())(A)
+    assert np.isfinite(gradient).all()
+    if temperature >= 1:
+        expected = oracles.soft_label_kl(A, teacher, temperature=temperature)
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
+        # They still are in the student's softmax: it is to learn that they are ruled out.
+        assert (np.asarray(gradient)[:, 3:] > 0).all()
+
+
+def test_labels_that_are_missing_or_out_of_range():
+    values = np.asarray(cross_entropy(A, np.array([-7, 4, 5])))
+    assert values[0] == 0
+    assert np.isfinite(values[1])
+    assert np.isnan(values[2])
+    mixed = np.asarray(distillation_loss(A, B, np.array([-7, 4, 5]), temperature=2.0, alpha=0.3))
+    np.testing.assert_allclose(mixed[0], 0.3 * soft_label_kl(A, B, 2.0)[0], rtol=1e-6)
+    assert np.isnan(mixed[2])
+    assert not jax.grad(lambda x: cross_entropy(x, np.array([-7, 4, 4]))[0])(A).any()
+
+
+def test_label_below_zero_takes_no_gradient_from_nan_logits():
+    spoilt = A.copy()
+    spoilt[2] = np.nan
+    gradient = jax.grad(lambda x: cross_entropy(x, LABELS).sum())(spoilt)
+    assert np.isfinite(gradient[:2]).all()
+    assert cross_entropy(spoilt, LABELS)[2] == 0
+
+
+def test_temperature_and_alpha_may_be_traced():
+    value = jax.jit(lambda T, alpha: distillation_loss(A, B, LABELS, temperature=T, alpha=alpha))(2.0, 0.25)
+    np.testing.assert_allclose(value, distillation_loss(A, B, LABELS, temperature=2.0, alpha=0.25), rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), np.array([1.0, 0.0, 1.0]), np.float32(-2)])
+def test_temperature_out_of_range(temperature):
+    for call in (
+        lambda: softmax_with_temperature(A, temperature),
+        lambda: soft_label_kl(A, B, temperature),
+        lambda: distillation_loss(A, B, LABELS, temperature=temperature),
+    ):
+        with pytest.raises(ValueError, match=r"temperature is .*: it has to be above 0"):
+            call()
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_alpha_out_of_range(alpha):
+    with pytest.raises(ValueError, match=r"alpha is .*: it has to lie in \[0, 1\]"):
+        distillation_loss(A, B, LABELS, alpha=alpha)
+
+
+def test_shapes_that_differ():
+    for call in (
+        lambda: soft_label_kl(A, B[:, :4]),
+        lambda: soft_label_kl(A, B[:1]),  # would broadcast
+        lambda: distillation_loss(A, B[:1], LABELS),
+        lambda: jax.eval_shape(soft_label_kl, A, B[0]),
+    ):
+        with pytest.raises(ValueError, match=r"student logits \[3,5\], teacher logits \[.*\]: they have"):
+            call()
+    with pytest.raises(ValueError, match=r"student features \[3,5\], teacher features \[3,4\]: add a connector"):
+        hint(A, B[:, :4])
+
+
+def test_labels_of_wrong_type_or_shape():
+    with pytest.raises(ValueError, match=r"labels are float32: they have to be integers"):
+        cross_entropy(A, jnp.zeros(3))
+    for labels in (np.zeros((3, 1), int), np.zeros(5, int), np.zeros((), int)):
+        with pytest.raises(ValueError, match=r"labels \[.*\], logits \[3,5\]: one label for each row of classes"):
+            cross_entropy(A, labels)
+    with pytest.raises(ValueError, match=r"labels \[3\], logits \[3,5\]"):
+        cross_entropy(A, np.zeros(3, int), axis=0)
+
+
+def test_hint_over_several_axes():
+    maps = np.random.default_rng(1).standard_normal((2, 2, 3, 3, 4)).astype(np.float32)
+    where = np.random.default_rng(2).random((2, 3, 3, 1)) < 0.5
+    np.testing.assert_allclose(hint(*maps, axis=(1, 2, 3)), np.square(maps[0] - maps[1]).mean((1, 2, 3)), rtol=1e-5)
+    expected = [np.square(maps[0] - maps[1])[i][where[i, ..., 0]].mean() for i in range(2)]
+    np.testing.assert_allclose(hint(*maps, axis=(1, 2, 3), where=where), expected, rtol=1e-5)

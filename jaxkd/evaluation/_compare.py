@@ -23,14 +23,14 @@ class Participant(NamedTuple):
       network: the model.
       variables: its variables. With ``seeds=n`` every leaf has a leading axis of length n.
       seeds: how many seeds ``variables`` holds; None: the variables of one network, without that axis.
-      alone: the name of the student, trained without the teacher, that this one is to beat.
+      alone: the names of the students, trained without the teacher, that this one is to beat.
     """
 
     name: str
     network: Network
     variables: Variables
     seeds: int | None = None
-    alone: str | None = None
+    alone: tuple[str, ...] = ()
 
 
 def compare(
@@ -155,16 +155,13 @@ def _entry(
     participant: Participant, measured: Mapping[str, Mapping[str, Any]], cost: _Cost, teacher: str, teacher_cost: _Cost
 ) -> Entry:
     values, reference = measured[participant.name], measured[teacher]["accuracy"][0]
-    gain = None
-    if participant.alone is not None:
-        gain = float(values["accuracy"].mean() - measured[participant.alone]["accuracy"].mean())
+    mean = values["accuracy"].mean()
     bins = values["reliability"]
     return Entry(
         name=participant.name,
-        alone=participant.alone,
         accuracy=_statistic(values["accuracy"]),
         retention=_statistic(values["accuracy"] / reference if reference else np.full_like(values["accuracy"], np.nan)),
-        gain=gain,
+        gains={name: float(mean - measured[name]["accuracy"].mean()) for name in participant.alone},
         agreement=_statistic(values["agreement"]),
         kl_to_teacher=_statistic(values["kl_to_teacher"]),
         calibration_error=_statistic(values["calibration_error"]),
@@ -197,7 +194,7 @@ def _check_names(teacher: Participant, students: Sequence[Participant]) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"participants are called {', '.join(names)}: names have to differ")
     for student in students:
-        if student.alone is not None and student.alone not in {other.name for other in students} - {student.name}:
+        if not set(student.alone) <= {other.name for other in students} - {student.name}:
             raise ValueError(f"student {student.name!r} has alone={student.alone!r}, but the others are {names}")
         axes = {leaf.shape[:1] for leaf in jax.tree.leaves(student.variables)}
         if student.seeds is not None and axes != {(student.seeds,)}:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
@@ -42,10 +42,9 @@ class Entry:
 
     Attributes:
       name: of the participant.
-      alone: the name of the student it is to beat, which learnt without the teacher.
       accuracy: top-1.
       retention: accuracy / teacher's accuracy.
-      gain: mean accuracy - mean accuracy of ``alone``.
+      gains: mean accuracy - mean accuracy of each student it is to beat, which learnt without the teacher; by name.
       agreement: fraction of examples predicted as the teacher predicts them.
       kl_to_teacher: mean KL(teacher || student) at temperature 1, in nats.
       calibration_error: expected calibration error, 15 bins.
@@ -60,10 +59,9 @@ class Entry:
     """
 
     name: str
-    alone: str | None
     accuracy: Statistic
     retention: Statistic
-    gain: float | None
+    gains: Mapping[str, float]
     agreement: Statistic
     kl_to_teacher: Statistic
     calibration_error: Statistic
@@ -98,7 +96,7 @@ class Comparison:
     @property
     def best(self) -> Entry:
         """The most accurate student of those that have a student alone to beat, or else of all."""
-        distilled = [student for student in self.students if student.gain is not None]
+        distilled = [student for student in self.students if student.gains]
         return max(distilled or self.students, key=lambda student: student.accuracy.mean)
 
     def verdict(self) -> str:
@@ -110,16 +108,16 @@ class Comparison:
             f"The student “{best.name}” keeps {_percent(best.retention.mean)} of the teacher's accuracy "
             f"({_percent(best.accuracy.mean)} of {_percent(self.teacher.accuracy.mean)}){smaller}"
         )
-        if best.gain is not None:
-            alone = next(student for student in self.students if student.name == best.alone)
+        for name, gain in best.gains.items():
+            alone = next(student for student in self.students if student.name == name)
             noise = max(best.accuracy.spread or 0.0, alone.accuracy.spread or 0.0)
-            points = f"{100 * abs(best.gain):.1f} points"
-            if abs(best.gain) <= noise:
-                sentence += f"; the {points} between it and “{alone.name}” are within the spread over seeds"
-            elif best.gain > 0:
-                sentence += f"; it beats “{alone.name}” by {points}"
+            points = f"{100 * abs(gain):.1f} points"
+            if abs(gain) <= noise:
+                sentence += f"; the {points} between it and “{name}” are within the spread over seeds"
+            elif gain > 0:
+                sentence += f"; it beats “{name}” by {points}"
             else:
-                sentence += f"; it is {points} behind “{alone.name}”"
+                sentence += f"; it is {points} behind “{name}”"
         if best.accuracy.n > 1:
             sentence += f" (mean of {best.accuracy.n} seeds)"
         return sentence + "."
@@ -127,10 +125,17 @@ class Comparison:
     def rows(self) -> list[tuple[str, list[str]]]:
         """Gives the table as text: (what, [the teacher's value, each student's ...]) by row."""
         students, entries = self.students, [self.teacher, *self.students]
+        baselines = dict.fromkeys(name for student in students for name in student.gains)
         table = [
             ("accuracy", [_percents(e.accuracy) for e in entries]),
             ("retention", ["", *(_percents(e.retention) for e in students)]),
-            ("gain over alone", ["", *("" if e.gain is None else f"{100 * e.gain:+.1f} points" for e in students)]),
+            *(
+                (
+                    f"gain over {name}",
+                    ["", *(f"{100 * e.gains[name]:+.1f} points" if name in e.gains else "" for e in students)],
+                )
+                for name in baselines
+            ),
             ("agreement", ["", *(_percents(e.agreement) for e in students)]),
             ("KL to teacher", ["", *(_numbers(e.kl_to_teacher) for e in students)]),
             ("calibration error", [_percents(e.calibration_error) for e in entries]),
@@ -273,7 +278,7 @@ def _scaled(value: float | None, units: Sequence[str]) -> str:
 
 def _latency(timing: Timing) -> str:
     scale, unit = (1e6, "µs") if timing.median < 1e-3 else (1e3, "ms")
-    return f"{timing.median * scale:.3g} {unit} (p95 {timing.p95 * scale:.3g})"
+    return f"{_ratio(timing.median * scale)} {unit} (p95 {_ratio(timing.p95 * scale)})"
 
 
 def _markdown(text: str) -> str:

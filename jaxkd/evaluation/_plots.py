@@ -193,7 +193,7 @@ def _legend(figure: "Figure", handles: Iterable[Any], names: Iterable[str]) -> N
 def _main_characters(comparison: Comparison) -> list[tuple[Entry, str]]:
     """The teacher, the best student, and between them the one it is to beat: more would not be legible."""
     best = comparison.best
-    names = {comparison.teacher.name, best.alone, best.name}
+    names = {comparison.teacher.name, *best.gains, best.name}
     return [(entry, color) for entry, color in _colored(comparison) if entry.name in names]
 
 

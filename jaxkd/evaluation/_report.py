@@ -169,8 +169,8 @@ def _page(comparison: Comparison, pictures: Mapping[str, str], facts: Mapping[st
 def _tiles(comparison: Comparison) -> str:
     best = comparison.best
     tiles = [(f"accuracy of {best.name}", _percent(best.accuracy))]
-    if best.gain is not None:
-        tiles.append((f"gain over {best.alone}", f"{100 * best.gain:+.1f} <small>points</small>"))
+    for name, gain in best.gains.items():
+        tiles.append((f"gain over {name}", f"{100 * gain:+.1f} <small>points</small>"))
     tiles.append(("of the teacher's accuracy kept", _percent(best.retention)))
     if best.compression is not None:
         tiles.append(("times fewer parameters", f"{best.compression:,.1f}"))

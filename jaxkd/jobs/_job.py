@@ -87,7 +87,7 @@ class Job:
         examples = data.load(config.dataset, split, data_dir=self._data_dir)
         names = [phase.name for phase in self.phases if phase.name != "teacher"]
         students = [
-            Participant(name, self.student, results[name], config.seeds, ALONE if name == DISTILLED else None)
+            Participant(name, self.student, results[name], config.seeds, tuple(names[:-1]) if name == DISTILLED else ())
             for name in names
         ]
         kept = "all labels" if self.transfer is self.train else f"{config.labels} of {len(self.train)} labels"

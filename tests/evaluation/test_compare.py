@@ -37,7 +37,7 @@ def participants(linear, kernels):
     return [
         Participant("teacher", network, variables(teacher)),
         Participant("alone", network, variables(students[:2]), seeds=2),
-        Participant("distilled", network, variables(students), seeds=3, alone="alone"),
+        Participant("distilled", network, variables(students), seeds=3, alone=("alone",)),
     ]
 
 
@@ -55,8 +55,8 @@ def test_accuracy_retention_and_gain(comparison, kernels, images):
     assert distilled.accuracy == Statistic(pytest.approx(np.mean(students)), pytest.approx(np.std(students, ddof=1)), 3)
     retention = np.array(students) / teacher
     assert distilled.retention == Statistic(pytest.approx(retention.mean()), pytest.approx(retention.std(ddof=1)), 3)
-    assert distilled.gain == pytest.approx(np.mean(students) - np.mean(students[:2]))
-    assert alone.gain is None
+    assert distilled.gains["alone"] == pytest.approx(np.mean(students) - np.mean(students[:2]))
+    assert alone.gains == {}
     assert alone.accuracy.n == 2
 
 
@@ -136,7 +136,7 @@ def test_tables_show_the_same_cells(comparison):
     rows = dict(comparison.rows())
     mean, spread = comparison.students[1].accuracy.mean, comparison.students[1].accuracy.spread
     assert rows["accuracy"][2] == f"{100 * mean:.1f} ± {100 * spread:.1f} %"
-    assert rows["gain over alone"] == ["", "", f"{100 * comparison.students[1].gain:+.1f} points"]
+    assert rows["gain over alone"] == ["", "", f"{100 * comparison.students[1].gains['alone']:+.1f} points"]
 
 
 def test_names_are_not_markup(comparison):
@@ -163,7 +163,7 @@ def test_verdict(comparison, gain, words):
         comparison.students[1],
         accuracy=Statistic(0.5 + gain, 0.01, 3),
         retention=Statistic(0.625 + gain, 0.02, 3),
-        gain=gain,
+        gains={"alone": gain},
     )
     verdict = dataclasses.replace(comparison, students=(alone, best)).verdict()
     assert words in verdict
@@ -177,7 +177,7 @@ def test_logits_that_are_not_finite(participants, batches):
     with pytest.raises(ValueError, match="logits of teacher 'teacher' are not finite for 11 of 11 examples"):
         compare(teacher._replace(variables={**teacher.variables, "params": {"kernel": kernel}}), [alone], batches)
     kernel = distilled.variables["params"]["kernel"].at[2, 0, 0].set(jnp.inf)
-    bad = distilled._replace(variables={**distilled.variables, "params": {"kernel": kernel}}, alone=None)
+    bad = distilled._replace(variables={**distilled.variables, "params": {"kernel": kernel}}, alone=())
     with pytest.raises(ValueError, match="student 'distilled', seed 2 are not finite"):
         compare(teacher, [bad], batches)
 
@@ -201,8 +201,8 @@ def test_participants_that_do_not_fit(participants, batches):
     for students, message in [
         ([], "students is empty"),
         ([alone._replace(name="teacher")], "names have to differ"),
-        ([distilled], "alone='alone', but the others are"),
-        ([distilled._replace(alone="distilled")], "alone='distilled'"),
+        ([distilled], "alone=\\('alone',\\), but the others are"),
+        ([distilled._replace(alone=("distilled",))], r"alone=\('distilled',\)"),
         ([alone._replace(seeds=5)], re.escape("seeds=5, but the leading axes of its variables are [2]")),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -15,16 +15,15 @@ EVIL = "<script>alert('$x$ & \"y\"')</script>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
-def entry(name, accuracy, alone=None, gain=None, seeds=1, classes=3):
+def entry(name, accuracy, gains=None, seeds=1, classes=3):
     def over(mean):
         return Statistic(mean, 0.01 if seeds > 1 else None, seeds)
 
     return Entry(
         name=name,
-        alone=alone,
         accuracy=over(accuracy),
         retention=over(accuracy / 0.9),
-        gain=gain,
+        gains=gains or {},
         agreement=over(0.8),
         kl_to_teacher=over(0.2),
         calibration_error=over(0.05),
@@ -42,7 +41,7 @@ def entry(name, accuracy, alone=None, gain=None, seeds=1, classes=3):
 def comparison(name="distilled", classes=3):
     students = (
         entry("alone", 0.6, seeds=3, classes=classes),
-        entry(name, 0.8, "alone", 0.2, seeds=3, classes=classes),
+        entry(name, 0.8, {"alone": 0.2}, seeds=3, classes=classes),
         entry("another", 0.7, seeds=3, classes=classes),
     )
     return Comparison(f"digits: {name}", "cpu", 350, entry("teacher", 0.9, classes=classes), students)

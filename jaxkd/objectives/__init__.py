@@ -10,7 +10,7 @@ An objective is built like an optax transformation, and objectives combine::
 """
 
 from jaxkd.objectives._combine import weighted_sum
-from jaxkd.objectives._common import Number, Schedule, mean_over_examples
+from jaxkd.objectives._common import Number, Schedule, mean_over_examples, without_padding
 from jaxkd.objectives._connectors import Connector, make_connector
 from jaxkd.objectives._hint import hint
 from jaxkd.objectives._logits import distillation, hard_label, soft_label
@@ -31,4 +31,5 @@ __all__ = [
     "mean_over_examples",
     "soft_label",
     "weighted_sum",
+    "without_padding",
 ]

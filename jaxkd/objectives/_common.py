@@ -18,11 +18,20 @@ def value_at(number: Number, step: jax.Array) -> Any:
     return number(step) if callable(number) else number
 
 
+def without_padding(x: jax.Array, batch: Mapping[str, Any]) -> jax.Array:
+    """``x`` [batch, ...] with zeros for the examples of which ``batch["where"]`` (if it is there) is False.
+
+    What padding holds may be anything. Left out of the sum only, it would still reach the gradient: 0 times NaN is NaN.
+    """
+    where = batch.get("where")
+    return x if where is None else jnp.where(where.reshape(where.shape + (1,) * (x.ndim - where.ndim)), x, 0)
+
+
 def mean_over_examples(values: jax.Array, batch: Mapping[str, Any], valid: jax.Array | None = None) -> Term:
     """The term that is the mean of ``values`` [batch, ...] over valid examples.
 
-    Valid are those for which ``batch["where"]`` (if it is there) and ``valid`` [batch, ...] (if given) hold. What is
-    not valid may be anything, and reaches neither value nor gradient.
+    Valid are those for which ``batch["where"]`` (if it is there) and ``valid`` [batch, ...] (if given) hold; what the
+    others have is left out, be it NaN. For their gradient see ``without_padding``.
     """
     mask = jnp.ones(values.shape, bool)
     for condition in (batch.get("where"), valid):

@@ -4,7 +4,7 @@ import jax
 
 from jaxkd import losses
 from jaxkd.networks import Variables
-from jaxkd.objectives._common import mean_over_examples
+from jaxkd.objectives._common import mean_over_examples, without_padding
 from jaxkd.objectives._connectors import Connector, Kind, make_connector
 from jaxkd.objectives._objective import Objective, Signals, Taps
 
@@ -36,8 +36,9 @@ def hint(student: str, teacher: str, connector: Kind = "auto") -> Objective:
         return {"params": params} if params else {}
 
     def apply(variables: Variables, signals: Signals) -> tuple[dict, dict, Variables]:
-        feature = regressor(signals).apply(variables.get("params", {}), signals.student.taps[student])
-        values = losses.hint(feature, signals.teacher.taps[teacher])
+        of_student = without_padding(signals.student.taps[student], signals.batch)
+        of_teacher = without_padding(signals.teacher.taps[teacher], signals.batch)
+        values = losses.hint(regressor(signals).apply(variables.get("params", {}), of_student), of_teacher)
         return {"hint": mean_over_examples(values, signals.batch)}, {}, {}
 
     return Objective(Taps((student,), (teacher,)), init, apply)

@@ -7,7 +7,7 @@ import optax
 from jaxkd import losses
 from jaxkd.losses._core import check_number, shape_of
 from jaxkd.objectives._combine import weighted_sum
-from jaxkd.objectives._common import Number, mean_over_examples, value_at, without_parameters
+from jaxkd.objectives._common import Number, mean_over_examples, value_at, without_padding, without_parameters
 from jaxkd.objectives._objective import Objective, Signals, Taps, Term
 
 
@@ -19,7 +19,7 @@ def hard_label() -> Objective:
     """
 
     def term(signals: Signals) -> Term:
-        logits, label = signals.student.logits, signals.batch["label"]
+        logits, label = without_padding(signals.student.logits, signals.batch), signals.batch["label"]
         if label.ndim == logits.ndim:
             valid = jnp.all(label >= 0, -1)
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -57,9 +57,8 @@ def soft_label(temperature: Number = 4.0) -> Objective:
     check_number("temperature", temperature, above=0)
 
     def term(signals: Signals) -> Term:
-        values = losses.soft_label_kl(
-            signals.student.logits, signals.teacher.logits, value_at(temperature, signals.step)
-        )
+        student, teacher = (without_padding(x.logits, signals.batch) for x in (signals.student, signals.teacher))
+        values = losses.soft_label_kl(student, teacher, value_at(temperature, signals.step))
         return mean_over_examples(values, signals.batch)
 
     return without_parameters(Taps(), "soft_label", term, check_same_classes)

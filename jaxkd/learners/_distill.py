@@ -98,20 +98,15 @@ def distill(
     def init(key: jax.Array, frozen: Variables, batch: Batch) -> DistillState:
         student_key, objective_key, key = jax.random.split(key, 3)
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x, batch)
-        of_student = _split(student.init(student_key, batch))
-        zero = jnp.zeros((), jnp.int32)
-        shapes: Signals = jax.eval_shape(
-            lambda: signals(
-                {"student": of_student[0]},
-                {"student": of_student[1]},
-                frozen,
-                batch,
-                teach(frozen, batch),
-                zero,
-                key,
-                None,
-            )[0]
-        )
+        variables, zero = student.init(student_key, batch), jnp.zeros((), jnp.int32)
+
+        def seen() -> Signals:
+            # Inference mode has the same shapes, and needs no mapped axis: a BatchNorm may name one.
+            outputs, _ = student.apply(variables, batch, train=False, taps=objective.taps.student)
+            return Signals(outputs, teach(frozen, batch), frozen, batch, zero, key)
+
+        shapes: Signals = jax.eval_shape(seen)
+        of_student = _split(variables)
         of_objective = _split(objective.init(objective_key, shapes._replace(teacher_variables=frozen)))
         params, collections = ({"student": a, "objective": b} for a, b in zip(of_student, of_objective, strict=True))
         return DistillState(zero, params, collections, optimizer.init(params), key)

@@ -121,7 +121,8 @@ class Job:
             self.teacher, None, objectives.hard_label(), config.teacher_learning_rate, teacher_steps, None
         )
         phases = [Phase("teacher", teacher, teacher_steps, learners.fresh(teacher))]
-        own_steps = math.ceil(steps * len(labelled) / len(self.transfer) * config.batch_size / alone.batch_size)
+        own_epochs = steps * config.batch_size / len(self.transfer)
+        own_steps = min(steps, _round(own_epochs * alone.steps_per_epoch))
         for name, length in {ALONE: own_steps, SAME_STEPS: steps}.items():
             if name == ALONE or own_steps != steps:
                 learner = student(length, None, objectives.hard_label())
@@ -131,7 +132,7 @@ class Job:
         return [*phases, Phase(DISTILLED, distilled, steps, enter, ordered(self.batches(self.transfer)))]
 
     def _steps(self, examples: data.Examples, epochs: float) -> int:
-        return max(1, round(epochs * self.batches(examples).steps_per_epoch))
+        return _round(epochs * self.batches(examples).steps_per_epoch)
 
     def _network(self, name: str) -> Network:
         network = networks.from_linen(models.create(name, self.train.classes))
@@ -164,6 +165,11 @@ class Job:
             student, teacher, objective, optimizer, prepare=prepare, accumulate=config.accumulate
         )
         return learner if ema is None else learners.ema(learner, ema)
+
+
+def _round(steps: float) -> int:
+    """Steps as a multiple of 10, where they are as many: all calls of the compiled program then have one length."""
+    return max(1, round(steps)) if steps < 10 else 10 * math.ceil(steps / 10)
 
 
 def mesh_of(text: str | None) -> jax.sharding.Mesh:

@@ -56,10 +56,15 @@ def check_metrics(metrics: Mapping[str, np.ndarray], start: int, what: str = "")
 def check_finite(tree: PyTree, what: str, cure: str) -> None:
     """Raises ValueError that names the first leaf with a NaN or an infinity."""
     leaves = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(tree) if _is_floating(x)]
-    finite = jax.jit(lambda xs: [jnp.all(jnp.isfinite(x)) for x in xs])([x for _, x in leaves])
-    for (path, _), ok in zip(leaves, jax.device_get(finite), strict=True):
+    for (path, _), ok in zip(leaves, jax.device_get(_are_finite([x for _, x in leaves])), strict=True):
         if not ok:
             raise ValueError(f"{what}{jax.tree_util.keystr(path)} holds NaN or infinity: {cure}")
+
+
+# At module level: trees of one structure share one compiled program.
+@jax.jit
+def _are_finite(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(x)) for x in arrays]
 
 
 def check_data(arrays: Mapping[str, Any], classes: int) -> None:

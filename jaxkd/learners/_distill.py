@@ -98,7 +98,8 @@ def distill(
     def init(key: jax.Array, frozen: Variables, batch: Batch) -> DistillState:
         student_key, objective_key, key = jax.random.split(key, 3)
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x, batch)
-        variables, zero = student.init(student_key, batch), jnp.zeros((), jnp.int32)
+        # Compiled, for run eagerly every layer's initialiser would be a program of its own.
+        variables, zero = jax.jit(student.init)(student_key, batch), jnp.zeros((), jnp.int32)
 
         def seen() -> Signals:
             # Inference mode has the same shapes, and needs no mapped axis: a BatchNorm may name one.
@@ -109,7 +110,7 @@ def distill(
         of_student = _split(variables)
         of_objective = _split(objective.init(objective_key, shapes._replace(teacher_variables=frozen)))
         params, collections = ({"student": a, "objective": b} for a, b in zip(of_student, of_objective, strict=True))
-        return DistillState(zero, params, collections, optimizer.init(params), key)
+        return DistillState(zero, params, collections, jax.jit(optimizer.init)(params), key)
 
     def step(
         state: DistillState, frozen: Variables, batch: Batch, *, axis_name: str | None = None

@@ -148,7 +148,8 @@ class Comparison:
         ]
         for i, timing in enumerate(self.teacher.timings):
             table += [
-                (f"latency, batch {timing.batch_size}", [_latency(e.timings[i]) for e in entries]),
+                (f"latency, batch {timing.batch_size}", [_latency(e.timings[i].median) for e in entries]),
+                ("95th percentile", [_latency(e.timings[i].p95) for e in entries]),
                 (f"speed-up, batch {timing.batch_size}", ["", *(_times(e.timings[i].speed_up) for e in students)]),
             ]
         return [(name, cells) for name, cells in table if any(cells)]
@@ -165,7 +166,7 @@ class Comparison:
         except ImportError as error:
             raise ImportError('the table in the terminal needs rich: pip install "jaxkd[train]"') from error
         table = Table(title=escape(self.title) or None, caption=escape(self.footnote()))
-        table.add_column("", no_wrap=True)
+        table.add_column("", max_width=19)
         for entry in [self.teacher, *self.students]:
             table.add_column(escape(entry.name), justify="right")
         for name, cells in self.rows():
@@ -276,9 +277,8 @@ def _scaled(value: float | None, units: Sequence[str]) -> str:
     return f"{value:.3g} {units[power]}".strip()
 
 
-def _latency(timing: Timing) -> str:
-    scale, unit = (1e6, "µs") if timing.median < 1e-3 else (1e3, "ms")
-    return f"{_ratio(timing.median * scale)} {unit} (p95 {_ratio(timing.p95 * scale)})"
+def _latency(seconds: float) -> str:
+    return f"{_ratio(seconds * 1e6)} µs" if seconds < 1e-3 else f"{_ratio(seconds * 1e3)} ms"
 
 
 def _markdown(text: str) -> str:

@@ -65,10 +65,10 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
       ValueError, DivergedError, CheckpointError, InterruptedTraining: see ``training.run``.
     """
     settings, path = _resolve(config, options)
-    mesh = mesh_of(options.mesh)
+    # Before the directory is made: what cannot be run leaves nothing behind.
+    job = Job(settings, mesh_of(options.mesh), options.data_dir)
     with open_run(path, as_json(settings), resume=options.resume is not None) as config_hash:
         watcher.started(path)
-        job = Job(settings, mesh, options.data_dir)
         teachers = Path(options.workdir) / "teachers"
         teacher_name = f"{settings.dataset}-{settings.teacher}-{job.teacher_hash}"
         with contextlib.suppress(FileNotFoundError):
@@ -132,7 +132,9 @@ def _resolve(config: DistillConfig, options: RunOptions) -> tuple[Settings, Path
     workdir = Path(options.workdir)
     if options.resume is None:
         settings = with_recipe(config)
-        name = options.name or f"{settings.dataset}-{settings.student}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = options.name or _unused(
+            workdir, f"{settings.dataset}-{settings.student}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
         return settings, workdir / _plain(name)
     path = workdir / _plain(options.resume)
     if options.name not in (None, options.resume):
@@ -146,6 +148,12 @@ def _resolve(config: DistillConfig, options: RunOptions) -> tuple[Settings, Path
                 f"there and {asked!r} here; resume it without --{field.name.replace('_', '-')}, or start a new run"
             )
     return stored, path
+
+
+def _unused(workdir: Path, name: str) -> str:
+    """The name, with a number where one of the same second is there."""
+    names = (name, *(f"{name}-{i}" for i in range(2, 100)))
+    return next(candidate for candidate in names if not (workdir / candidate).exists())
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """What a distillation job is made of: sets, networks, phases and participants, all determined by the settings."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -176,12 +177,10 @@ def mesh_of(text: str | None) -> jax.sharding.Mesh:
     """The mesh that ``--mesh`` asks for."""
     if text is None:
         return parallel.make_mesh()
-    try:
-        axes = {name: int(size) for name, size in (part.split("=") for part in text.split(","))}
-        if not set(axes) <= {"data", "fsdp"}:
-            raise ValueError(f"its axes are {sorted(axes)}")
-    except ValueError as error:
-        raise ValueError(f'--mesh is {text!r} ({error}): write it as "data=4,fsdp=2"') from None
+    parts = re.findall(r"(data|fsdp)=([1-9][0-9]*)(?:,|$)", text)
+    axes = {name: int(size) for name, size in parts}
+    if ",".join(f"{name}={size}" for name, size in axes.items()) != text:
+        raise ValueError(f'--mesh is {text!r}: write it as "data=4" or "data=4,fsdp=2"')
     size = math.prod(axes.values())
     if size > jax.device_count():
         raise ValueError(f"--mesh {text} has {size} devices, and there are {jax.device_count()}")

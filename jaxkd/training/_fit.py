@@ -108,7 +108,7 @@ def fit(
         if key is None:
             raise ValueError("fit needs a key to draw a fresh state, or a state to start from")
         state = learner.init(key, frozen, example)
-    classes = _classes(learner, state, frozen, example)
+    classes = _classes(learner, state, frozen, example, data.batch_axis - 1)
     check_data(data.source or {}, classes)
     state, frozen = compiled.put(state), compiled.put(frozen)
     source = compiled.put_source(data.source)
@@ -176,10 +176,19 @@ def example_batch(data: parallel.Data) -> Any:
     return jax.jit(data.fetch)(data.source, first)
 
 
-def _classes(learner: Learner, state: PyTree, frozen: PyTree, batch: Any) -> int:
-    """How many classes the labels may have: as many as the logits, if there is but one kind of them."""
-    outputs, _ = jax.eval_shape(lambda: learner.network.apply(learner.deploy(state, frozen), batch))
-    return outputs.logits.shape[-1] if hasattr(outputs.logits, "shape") else sys.maxsize
+def _classes(learner: Learner, state: PyTree, frozen: PyTree, batch: Any, orders: int) -> int:
+    """How many classes the labels may have: as many as the logits, if there is but one kind of them.
+
+    ``orders`` is how many axes a batch has before its own, where learners see data in orders of their own.
+    """
+
+    def apply() -> Any:
+        # A network takes one batch, also where it stands for several.
+        one = jax.tree.map(lambda x: x[(0,) * orders], batch)
+        return learner.network.apply(learner.deploy(state, frozen), one)[0]
+
+    logits = jax.eval_shape(apply).logits
+    return logits.shape[-1] if hasattr(logits, "shape") else sys.maxsize
 
 
 def _chunk_length(steps: int, chunk: int | None, every: int | None, resident: bool) -> int:

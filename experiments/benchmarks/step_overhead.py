@@ -52,15 +52,17 @@ class Pair(NamedTuple):
     steps: int
 
 
-PAIRS = (Pair("mlp_512_512", "mlp_8", 64, 100), Pair("resnet14", "resnet8", 64, 4))
+PAIRS = (Pair("mlp_512_512", "mlp_8", 64, 100), Pair("resnet14", "resnet8", 32, 4))
 
 
 class State(NamedTuple):
-    """What the step by hand carries."""
+    """What the step by hand carries; the key is for models with dropout, which these are not."""
 
+    step: jax.Array
     params: PyTree
     batch_stats: PyTree
     opt_state: optax.OptState
+    key: jax.Array
 
 
 def step_by_hand(teacher: nn.Module, student: nn.Module, optimizer: optax.GradientTransformation) -> Callable:
@@ -81,13 +83,14 @@ def step_by_hand(teacher: nn.Module, student: nn.Module, optimizer: optax.Gradie
             soft = jnp.mean(TEMPERATURE**2 * kl)
             labelled = label >= 0
             nll = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(label, 0))
-            hard = jnp.sum(jnp.where(labelled, nll, 0)) / jnp.maximum(jnp.sum(labelled), 1)
+            hard = jnp.sum(jnp.where(labelled, nll, 0)) / jnp.maximum(jnp.sum(labelled, dtype=jnp.float32), 1)
             loss = (1 - ALPHA) * hard + ALPHA * soft
             return loss, ({"loss": loss, "hard": hard, "soft": soft}, updated.get("batch_stats", {}))
 
         grads, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return State(optax.apply_updates(state.params, updates), batch_stats, opt_state), metrics
+        params = optax.apply_updates(state.params, updates)
+        return State(state.step + 1, params, batch_stats, opt_state, state.key), metrics
 
     return step
 
@@ -123,7 +126,8 @@ def measure(pair: Pair, pairs: int) -> dict[str, Any]:
     frozen = compiled.put(jax.jit(teacher.init)(jax.random.key(0), example["image"]))
     of_jaxkd = compiled.put(jax.jit(learner.init)(jax.random.key(1), frozen, example))
     fresh = learner.deploy(of_jaxkd, frozen)
-    by_hand = State(fresh["params"], fresh.get("batch_stats", {}), optimizer.init(fresh["params"]))
+    params, batch_stats = fresh["params"], fresh.get("batch_stats", {})
+    by_hand = State(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), jax.random.key(2))
     by_hand = compiled.put(by_hand)
     hand = compile_by_hand(step_by_hand(teacher, student, optimizer), batches)
 

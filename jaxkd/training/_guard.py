@@ -88,6 +88,11 @@ def check_data(arrays: Mapping[str, Any], classes: int) -> None:
         )
 
 
+@jax.jit  # of the module, so that the state of every checkpoint is looked at by one compiled program
+def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(x)) for x in leaves]
+
+
 def _is_floating(x: Any) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
 

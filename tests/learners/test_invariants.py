@@ -42,8 +42,8 @@ def convolutions(request):
         return distill(student, teacher, objective, optax.adam(1e-2), prepare=small.noisy)
 
     data = small.batches()
-    frozen = teacher.init(jax.random.key(1), example_batch(data))
-    state = learner("data").init(KEY, frozen, example_batch(data))
+    frozen = jax.jit(teacher.init)(jax.random.key(1), example_batch(data))
+    state = jax.jit(learner("data").init)(KEY, frozen, example_batch(data))
     return learner, data, state, frozen, train(learner(), data, state, frozen)
 
 
@@ -73,8 +73,8 @@ def test_teacher_is_in_inference_mode(library):
     student = small.mlp()
     learner = distill(student, teacher, soft_label(2.0), optax.sgd(0.1))
     batch = example_batch(small.batches())
-    frozen = teacher.init(jax.random.key(1), batch)
-    state = learner.init(KEY, frozen, batch)
+    frozen = jax.jit(teacher.init)(jax.random.key(1), batch)
+    state = jax.jit(learner.init)(KEY, frozen, batch)
     _, metrics = jax.jit(learner.step)(state, frozen, batch)
     logits = (
         network.apply(variables, batch, train=False)[0].logits
@@ -95,8 +95,8 @@ def perceptrons():
         return distill(small.mlp(64), teacher, objective, optimizer, prepare=small.noisy, accumulate=accumulate)
 
     data = small.batches(32, size=8)
-    frozen = teacher.init(jax.random.key(1), example_batch(data))
-    state = learner().init(KEY, frozen, example_batch(data))
+    frozen = jax.jit(teacher.init)(jax.random.key(1), example_batch(data))
+    state = jax.jit(learner().init)(KEY, frozen, example_batch(data))
     return learner, data, state, frozen, train(learner(), data, state, frozen)
 
 
@@ -144,7 +144,7 @@ def test_padding_changes_nothing(perceptrons):
     def learner(garbage):
         return distill(small.mlp(8), small.mlp(64), weighted_sum(**MEANS), optax.sgd(0.1), prepare=prepare(garbage))
 
-    state = learner(0.0).init(KEY, frozen, example_batch(data))
+    state = jax.jit(learner(0.0).init)(KEY, frozen, example_batch(data))
     zeros, large = (train(learner(garbage), data, state, frozen) for garbage in (0.0, 100.0))
     small.assert_same_bits(zeros, large)
 

@@ -107,7 +107,7 @@ class Compiled:
 
         Always a copy, so that donating it takes nothing from the caller.
         """
-        return jax.tree.map(lambda x, s: jnp.copy(jax.device_put(x, s)), tree, fsdp_sharding(tree, self.mesh))
+        return jax.tree.map(_place, tree, fsdp_sharding(tree, self.mesh))
 
     def put_source(self, source: PyTree) -> PyTree:
         """A resident data set, on every device."""
@@ -179,6 +179,16 @@ def compile(learner: Learner, data: Data, *, mesh: Mesh | None = None, mode: Mod
     else:
         chunk = jax.jit(sharded, donate_argnums=0)
     return Compiled(chunk, mesh, mode, data.batch_axis)
+
+
+def _place(x: Any, sharding: NamedSharding) -> jax.Array:
+    """A copy of an array on the devices of a mesh, also where some of them are another process's."""
+    if not sharding.is_fully_addressable and isinstance(x, jax.Array) and x.is_fully_addressable:
+        # Every process holds the whole: device_put takes that from the host only, and no keys.
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(_place(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+        x = np.asarray(x)
+    return jnp.copy(jax.device_put(x, sharding))
 
 
 def _nearest_multiple(size: int, of: int) -> str:

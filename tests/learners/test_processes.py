@@ -1,0 +1,72 @@
+"""Two processes of four devices are one process of one device."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+import jaxkd
+from jaxkd.learners import distill
+from jaxkd.objectives import hard_label, soft_label, weighted_sum
+from jaxkd.training import example_batch, parallel
+
+from .. import small
+
+KEY = jax.random.key(0)
+STEPS = 20
+# What each process runs: this module, by the path it has, as the package of the tests is not installed.
+PROGRAM = """
+import importlib, json, sys
+sys.path[:0] = {paths!r}
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize("127.0.0.1:{port}", num_processes=2, process_id={process})
+module = importlib.import_module("tests.learners.test_processes")
+result = module.train(module.parallel.make_mesh(), process_index={process}, process_count=2)
+if {process} == 0:
+    print(json.dumps(result))
+"""
+
+
+def train(mesh, **of_process):
+    """Losses of every step, and the trained parameters."""
+    teacher = small.mlp(6)
+    objective = weighted_sum(hard=(0.3, hard_label()), soft=(0.7, soft_label(4.0)), gram=(0.05, small.similarity()))
+    learner = distill(small.mlp(4), teacher, objective, optax.adam(1e-2), prepare=small.noisy)
+    data = small.batches(16, **of_process)
+    batch = example_batch(data)
+    frozen = jax.jit(teacher.init)(jax.random.key(1), batch)
+    state = jax.jit(learner.init)(KEY, frozen, batch)
+    compiled = parallel.compile(learner, data, mesh=mesh)
+    source, xs = compiled.put_source(data.source), compiled.put_chunk(data.chunk(0, STEPS))
+    state, metrics = compiled.chunk(compiled.put(state), compiled.put(frozen), source, xs)
+    params = jax.tree.leaves(state.params)
+    return {"loss": np.asarray(metrics["loss"]).tolist(), "params": [np.asarray(x).tolist() for x in params]}
+
+
+def test_two_processes_are_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = [str(Path(jaxkd.__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(paths=paths, port=port, process=process)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for process in (0, 1)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors for _, errors in outputs)
+    small.assert_close(json.loads(outputs[0][0].splitlines()[-1]), train(parallel.make_mesh(devices=jax.devices()[:1])))

@@ -1,6 +1,7 @@
 """The command line: ``jaxkd distill | evaluate | prepare | methods | models | datasets``."""
 
 import contextlib
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "models": list_models,
         "datasets": list_datasets,
     }
+    # Orbax logs a save that failed with pages of tracebacks, before it raises what is told in one line here.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,

@@ -67,6 +67,8 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
     settings, path = _resolve(config, options)
     # Before the directory is made: what cannot be run leaves nothing behind.
     job = Job(settings, mesh_of(options.mesh), options.data_dir)
+    for phase in job.phases:
+        parallel.compile(phase.learner, phase.data or job.batches(job.train), mesh=job.mesh, mode=options.parallel)
     with open_run(path, as_json(settings), resume=options.resume is not None) as config_hash:
         watcher.started(path)
         teachers = Path(options.workdir) / "teachers"

@@ -44,9 +44,9 @@ class Job:
         self.phases = self._phases()
 
     def batches(self, examples: data.Examples) -> data.Batches:
-        """The training order of a set; a set smaller than a batch is one batch."""
+        """The training order of a set; the labelled part of one may be smaller than a batch, and is then one batch."""
         size = self.config.batch_size
-        if len(examples) < size:
+        if examples is not self.train and len(examples) < size:
             size = len(examples) // self.mesh.size * self.mesh.size or len(examples)
         return data.Batches(
             examples,

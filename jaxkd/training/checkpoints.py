@@ -5,8 +5,10 @@ latest checkpoint and raises a bare error on a truncated file. So a manifest wit
 together with the arrays, nothing is restored that does not agree with it, and what is damaged is named and passed over.
 """
 
+import errno
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -130,6 +132,7 @@ class Checkpoints:
             )
         leaf_specs(state)  # raises for what is no state, before anything is touched
         self._delete(step)
+        self._check_space(step, state)
         header = {**self._hashes, "step": step, "metrics": {k: to_jsonable(float(v)) for k, v in metrics.items()}}
         try:
             self._pending = step, write_tree(self._directory / str(step), state, header)
@@ -232,6 +235,16 @@ class Checkpoints:
         difference = describe_mismatch(manifest, like)
         if difference is not None:
             raise CheckpointMismatchError(f"{where} holds another state: {difference}; resume with the same learner")
+
+    def _check_space(self, step: int, state: Any) -> None:
+        """Raises if a local disk cannot hold what may be written: known before, it need not fail half-way."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        try:
+            free = shutil.disk_usage(self._directory).free
+        except OSError:
+            return  # a bucket
+        if free < needed:
+            raise self._failed(step, OSError(errno.ENOSPC, f"it needs {needed:,} bytes, and {free:,} are free"))
 
     def _rotate(self) -> None:
         steps = self.steps()

@@ -33,6 +33,13 @@ class DistillState(NamedTuple):
     key: jax.Array
 
 
+class _Keys(NamedTuple):
+    """The keys of a micro-batch: the student's differs from device to device, the objective's is the same on all."""
+
+    student: jax.Array
+    objective: jax.Array
+
+
 def distill(
     student: Network,
     teacher: Network | None,
@@ -85,15 +92,16 @@ def distill(
         batch: Batch,
         taught: Outputs,
         step: jax.Array,
-        rng: jax.Array,
+        keys: _Keys,
         axis_name: str | None,
     ) -> tuple[Signals, Variables]:
         """The student's forward, and all an objective may look at."""
-        dropout = rng if axis_name is None else jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
         variables = {"params": params["student"], **collections["student"]}
         with jax.named_scope("student"):
-            outputs, updated = student.apply(variables, batch, train=True, rng=dropout, taps=objective.taps.student)
-        return Signals(outputs, taught, frozen, batch, step, jax.random.fold_in(rng, 1), axis_name), updated
+            outputs, updated = student.apply(
+                variables, batch, train=True, rng=keys.student, taps=objective.taps.student
+            )
+        return Signals(outputs, taught, frozen, batch, step, keys.objective, axis_name), updated
 
     def init(key: jax.Array, frozen: Variables, batch: Batch) -> DistillState:
         student_key, objective_key, key = jax.random.split(key, 3)
@@ -115,16 +123,20 @@ def distill(
     def step(
         state: DistillState, frozen: Variables, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[DistillState, dict[str, jax.Array]]:
-        rng = jax.random.fold_in(state.key, state.step)
+        # Split before anything is folded in: positions, devices and micro-batches count from 0, all of them.
+        of_prepare, of_student, of_objective = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        if axis_name is not None:
+            of_student = jax.random.fold_in(of_student, jax.lax.axis_index(axis_name))
+        keys = _Keys(of_student, of_objective)
         if prepare is not None:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, example_positions(batch, axis_name))
+            of_examples = jax.vmap(jax.random.fold_in, (None, 0))(of_prepare, example_positions(batch, axis_name))
             variables = {"params": state.params["student"], **state.collections["student"]}
-            batch = jax.lax.stop_gradient(prepare(variables, batch, keys))
+            batch = jax.lax.stop_gradient(prepare(variables, batch, of_examples))
         parts = _micro_batches(batch, accumulate)
 
-        def contributions(params: dict, collections: dict, part: Batch, taught: Outputs, rng: jax.Array) -> tuple:
+        def contributions(params: dict, collections: dict, part: Batch, taught: Outputs, keys: _Keys) -> tuple:
             """Terms, metrics and updated collections of a micro-batch on this device."""
-            seen, updated = signals(params, collections, frozen, part, taught, state.step, rng, axis_name)
+            seen, updated = signals(params, collections, frozen, part, taught, state.step, keys, axis_name)
             variables = {**collections["objective"]}
             if params["objective"]:
                 variables["params"] = params["objective"]
@@ -139,10 +151,10 @@ def distill(
             return dict(terms), dict(metrics), new
 
         def loss_and_means(
-            params: dict, collections: dict, part: Batch, taught: Outputs, rng: jax.Array, counts: Any
+            params: dict, collections: dict, part: Batch, taught: Outputs, keys: _Keys, counts: Any
         ) -> tuple:
             """This micro-batch's share of the global loss; without ``counts`` it is the only one, and counts itself."""
-            terms, metrics, new = contributions(params, collections, part, taught, rng)
+            terms, metrics, new = contributions(params, collections, part, taught, keys)
             if counts is None:
                 counts = _counts(terms, metrics, axis_name)
             means = {name: term.sum / jnp.maximum(counts[name], 1) for name, term in (terms | metrics).items()}
@@ -152,16 +164,17 @@ def distill(
         params, collections = vary((state.params, state.collections), axis_name)
         gradient = jax.grad(loss_and_means, has_aux=True)
         if accumulate == 1:
-            grads, (metrics, collections) = gradient(params, collections, batch, teach(frozen, batch), rng, None)
+            grads, (metrics, collections) = gradient(params, collections, batch, teach(frozen, batch), keys, None)
         else:
             indexed = (jnp.arange(accumulate), parts)
+
+            def keys_of(i: jax.Array) -> _Keys:
+                return _Keys(*(jax.random.fold_in(key, i) for key in keys))
 
             def count(total: None, xs: tuple) -> tuple:
                 # Only the counts leave this scan: the forward passes in it are dead code and never run.
                 i, part = xs
-                terms, metrics, _ = contributions(
-                    params, collections, part, teach(frozen, part), jax.random.fold_in(rng, i)
-                )
+                terms, metrics, _ = contributions(params, collections, part, teach(frozen, part), keys_of(i))
                 return total, _counts(terms, metrics, None)
 
             counts: Any = jax.lax.scan(count, None, indexed)[1]
@@ -170,8 +183,8 @@ def distill(
             def add(carry: tuple, xs: tuple) -> tuple:
                 total, collections = carry
                 i, part = xs
-                taught, rng_of_part = teach(frozen, part), jax.random.fold_in(rng, i)
-                grads, (shares, collections) = gradient(params, collections, part, taught, rng_of_part, counts)
+                taught = teach(frozen, part)
+                grads, (shares, collections) = gradient(params, collections, part, taught, keys_of(i), counts)
                 return (jax.tree.map(jnp.add, total, grads), collections), shares
 
             zeros = jax.tree.map(jnp.zeros_like, params)

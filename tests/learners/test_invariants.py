@@ -149,6 +149,42 @@ def test_padding_changes_nothing(perceptrons):
     small.assert_same_bits(zeros, large)
 
 
+def test_no_key_is_used_twice():
+    """Keys of examples, of the student on each device, of the objective: none is another's, in no micro-batch."""
+    used = {"prepare": set(), "student": set(), "objective": set()}
+
+    def note(name, key):
+        jax.debug.callback(lambda data: used[name].add(tuple(data.tolist())), jax.random.key_data(key))
+
+    def prepare(variables, batch, keys):
+        jax.vmap(lambda key: note("prepare", key))(keys)
+        return batch
+
+    network, objective = small.mlp(), hard_label()
+
+    def apply(variables, batch, *, train=False, rng=None, taps=()):
+        if train:
+            note("student", rng)
+        return network.apply(variables, batch, train=train, rng=rng, taps=taps)
+
+    def of_objective(variables, signals):
+        note("objective", signals.rng)
+        return objective.apply(variables, signals)
+
+    student, noted = network._replace(apply=apply), objective._replace(apply=of_objective)
+    learner = distill(student, None, noted, optax.sgd(0.1), prepare=prepare, accumulate=2)
+    data = small.batches(16)
+    compiled = parallel.compile(learner, data, mesh=eight(), mode="shard_map")
+    fit(learner, data, 3, state=learner.init(KEY, {}, example_batch(data)), compiled=compiled, chunk=3)
+    jax.effects_barrier()
+    assert {name: len(keys) for name, keys in used.items()} == {
+        "prepare": 3 * 16,
+        "student": 3 * 16,
+        "objective": 3 * 2,
+    }
+    assert len(set.union(*used.values())) == 3 * (16 + 16 + 2)
+
+
 def test_accumulation_that_does_not_divide(perceptrons):
     learner, data, state, frozen, _ = perceptrons
     with pytest.raises(ValueError, match=r"accumulate=5 micro-batches do not divide a batch of 32 examples"):

@@ -61,6 +61,8 @@ class DistillConfig:
     """Augmentation on the device, seen by teacher and student alike."""
     accumulate: int = 1
     """Micro-batches a batch is cut into, to save memory."""
+    parallel: Literal["jit", "shard_map", "pmap"] = "jit"
+    """How the work is split over devices. BatchNorm sees the global batch under jit, the device's under the others."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward and backward passes; parameters and losses are float32 always."""
     ema: Annotated[float | None, _option("FLOAT", "none")] = None
@@ -71,7 +73,10 @@ class DistillConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where and on what it runs. None of it changes what is computed, but for the last bits."""
+    """Where and on what it runs. It changes the last bits of what is computed at most, with one exception.
+
+    Where the work is not split by jit, the number of devices decides how much of a batch a BatchNorm sees.
+    """
 
     workdir: str = "runs"
     """Directory of all runs."""
@@ -83,8 +88,8 @@ class RunOptions:
     """Directory of the data sets."""
     mesh: Annotated[str | None, _option("data=N,fsdp=M", "all devices, over which the batch is split")] = None
     """Devices: batches are split over both axes, parameters over the second."""
-    parallel: Literal["jit", "shard_map", "pmap"] = "jit"
-    """How the work is split over devices."""
+    seeds_at_once: Annotated[int | None, _option("INT", "all for MLPs, 1 for convolutions")] = None
+    """Students that are trained side by side; convolutions of several become grouped ones, which are slow."""
     every: Annotated[int | None, _option("INT", "5 times a training")] = None
     """Evaluate on the validation split and save every so many steps."""
     chunk: Annotated[int | None, _option("INT", "about 100, or 10 for sets that stream")] = None
@@ -99,8 +104,9 @@ class RunOptions:
 
 _CNN_RECIPE = {
     # The CIFAR recipe of the distillation literature (Tian et al., 2020), with a cosine instead of three steps.
-    "teacher": "resnet56",
-    "student": "resnet20",
+    # Which models are fit depends on the images: Job asks for them where a data set's own recipe names none.
+    "teacher": "",
+    "student": "",
     "temperature": 4.0,
     "alpha": 0.9,
     "labels": "all",
@@ -141,7 +147,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "learning_rate": 3e-3,
     },
-}
+} | dict.fromkeys(("cifar10", "cifar100", "svhn_cropped"), _CNN_RECIPE | {"teacher": "resnet56", "student": "resnet20"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,6 +172,7 @@ class Settings:
     teacher_learning_rate: float
     augment: tuple[str, ...]
     accumulate: int
+    parallel: Literal["jit", "shard_map", "pmap"]
     precision: Literal["float32", "bfloat16"]
     ema: float | None
     seed: int
@@ -192,6 +199,14 @@ def with_recipe(config: DistillConfig) -> Settings:
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"--{name} is {value}: it has to lie in [0, 1]")
     return filled
+
+
+def check_options(options: RunOptions) -> None:
+    """Raises ValueError for a number out of its range; the message names the option."""
+    for name in ("every", "chunk", "keep", "seeds_at_once"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}: it has to be at least 1")
 
 
 def as_json(settings: Settings) -> dict[str, Any]:

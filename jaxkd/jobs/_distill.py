@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import time
 from collections.abc import Mapping
@@ -13,12 +14,12 @@ import numpy as np
 
 from jaxkd import evaluation
 from jaxkd.evaluation import Comparison
-from jaxkd.jobs._config import DistillConfig, RunOptions, Settings, as_json, from_json, with_recipe
+from jaxkd.jobs._config import DistillConfig, RunOptions, Settings, as_json, check_options, from_json, with_recipe
 from jaxkd.jobs._curves import curves_of
 from jaxkd.jobs._job import DISTILLED, Job, mesh_of
-from jaxkd.jobs._rundir import RunError, environment, open_run, read_config, write_atomically
+from jaxkd.jobs._rundir import RunError, open_run, read_config, read_environments, write_atomically
 from jaxkd.training import parallel, run
-from jaxkd.training.checkpoints import load_result, save_result
+from jaxkd.training.checkpoints import CheckpointError, load_result, save_result
 from jaxkd.training.logging import TensorBoardLog
 
 
@@ -66,17 +67,16 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
     """
     settings, path = _resolve(config, options)
     # Before the directory is made: what cannot be run leaves nothing behind.
-    job = Job(settings, mesh_of(options.mesh), options.data_dir)
-    for phase in job.phases:
-        parallel.compile(phase.learner, phase.data or job.batches(job.train), mesh=job.mesh, mode=options.parallel)
+    check_options(options)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError('the report needs matplotlib: pip install "jaxkd[demo]"')
+    job = Job(settings, mesh_of(options.mesh), options.data_dir, options.seeds_at_once)
+    job.check()
     with open_run(path, as_json(settings), resume=options.resume is not None) as config_hash:
         watcher.started(path)
         teachers = Path(options.workdir) / "teachers"
         teacher_name = f"{settings.dataset}-{settings.teacher}-{job.teacher_hash}"
-        with contextlib.suppress(FileNotFoundError):
-            found = load_result(teachers, teacher_name)
-            save_result(path / "results", "teacher", found.variables, found.metadata)
-            watcher.note(f"found the teacher {teacher_name}")
+        _find_teacher(teachers, teacher_name, path / "results", watcher)
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             logs = [stack.enter_context(TensorBoardLog(path / "tensorboard"))] if options.tensorboard else []
@@ -87,10 +87,10 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
                 workdir=path,
                 config_hash=config_hash,
                 mesh=job.mesh,
-                mode=options.parallel,
+                mode=settings.parallel,
                 chunk=options.chunk,
                 evaluate=job.validation,
-                every=options.every or (lambda phase: math.ceil(phase.steps / 5)),
+                every=(lambda phase: math.ceil(phase.steps / 5)) if options.every is None else options.every,
                 best="validation/accuracy",
                 keep=options.keep,
                 logs=logs,
@@ -100,7 +100,9 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
                 stop=watcher.stop,
                 profile=str(path / "profile") if options.profile else None,
             )
-        save_result(teachers, teacher_name, results["teacher"], {"config": job.teacher_config})
+        # Another run may have been first, with other last bits: what is there stays.
+        with contextlib.suppress(CheckpointError):
+            save_result(teachers, teacher_name, results["teacher"], {"config": job.teacher_config})
         watcher.note(f"trained in {time.monotonic() - started:.1f} s")
         save_result(path / "results", "student", *job.best_student(results[DISTILLED]))
         comparison = job.compare(results)
@@ -110,7 +112,7 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
             comparison,
             curves=curves_of(path / "metrics.jsonl"),
             config=as_json(settings),
-            versions=environment(),
+            versions=read_environments(path)[-1],
         )
     return Outcome(path, comparison)
 
@@ -150,6 +152,21 @@ def _resolve(config: DistillConfig, options: RunOptions) -> tuple[Settings, Path
                 f"there and {asked!r} here; resume it without --{field.name.replace('_', '-')}, or start a new run"
             )
     return stored, path
+
+
+def _find_teacher(teachers: Path, name: str, results: Path, watcher: Watcher) -> None:
+    """Copies the teacher of an earlier run into this one, unless this one has its own already."""
+    if (results / "teacher").exists():
+        return
+    try:
+        found = load_result(teachers, name)
+    except FileNotFoundError:
+        return
+    except CheckpointError as damage:
+        watcher.note(f"the teacher is trained anew: {damage}")
+        return
+    save_result(results, "teacher", found.variables, found.metadata)
+    watcher.note(f"found the teacher {name}")
 
 
 def _unused(workdir: Path, name: str) -> str:

@@ -16,7 +16,7 @@ from jaxkd.evaluation import Comparison, Participant
 from jaxkd.jobs._config import Settings, content_hash
 from jaxkd.learners import Learner, Phase
 from jaxkd.networks import Network, Variables
-from jaxkd.training import parallel
+from jaxkd.training import example_batch, parallel
 
 ALONE, SAME_STEPS, DISTILLED = "alone", "alone, same steps", "distilled"
 _EVALUATION_BATCH = 1000
@@ -25,29 +25,62 @@ _EVALUATION_BATCH = 1000
 class Job:
     """What the job is made of, all of it determined by the config."""
 
-    def __init__(self, config: Settings, mesh: jax.sharding.Mesh, data_dir: str | None):
+    def __init__(
+        self, config: Settings, mesh: jax.sharding.Mesh, data_dir: str | None = None, seeds_at_once: int | None = None
+    ):
         self._data_dir = data_dir
         self.config = config
         self.mesh = mesh
         self.train = data.load(config.dataset, "train", data_dir=data_dir)
+        if not (config.teacher and config.student):
+            raise ValueError(
+                f"{config.dataset} has no recipe of its own: give --teacher and --student, see jaxkd models"
+            )
+        self._seeds_at_once = seeds_at_once or (None if config.student.startswith("mlp") else 1)
         self.transfer = self.train
         if config.labels != "all" and config.labels != len(self.train):
             self.transfer = data.keep_labels(self.train, config.labels, seed=config.seed)
         self.teacher = self._network(config.teacher)
         self.student = self._network(config.student)
-        self.teacher_config = {
-            name: getattr(config, name)
-            for name in ("dataset", "teacher", "teacher_epochs", "batch_size", "optimizer", "teacher_learning_rate")
-        } | {"augment": list(config.augment), "precision": config.precision, "seed": config.seed}
+        self.teacher_config = (
+            {
+                name: getattr(config, name)
+                for name in ("dataset", "teacher", "teacher_epochs", "batch_size", "optimizer", "teacher_learning_rate")
+            }
+            | {"accumulate": config.accumulate, "parallel": config.parallel}
+            | {"augment": list(config.augment), "precision": config.precision, "seed": config.seed}
+        )
         self.teacher_hash = content_hash(self.teacher_config)
         self._validation = data.load(config.dataset, "validation", data_dir=data_dir)
         self.phases = self._phases()
+
+    def check(self) -> None:
+        """Traces every phase on shapes alone: what cannot be trained is known before anything is.
+
+        Raises:
+          ValueError, UnknownTapError: whatever a phase would raise at its start.
+        """
+        results: dict[str, Any] = {}
+        for phase in self.phases:
+            batches = self.batches(self.train) if phase.data is None else phase.data
+            parallel.compile(phase.learner, batches, mesh=self.mesh, mode=self.config.parallel)
+            batch = example_batch(batches)
+
+            def enter(results: Any, phase: Phase = phase, batch: Any = batch) -> tuple[Any, Any]:
+                return phase.enter(jax.random.key(0), results, batch)
+
+            state, frozen = jax.eval_shape(enter, results)
+            jax.eval_shape(phase.learner.step, state, frozen, batch)
+            results[phase.name] = jax.eval_shape(phase.learner.deploy, state, frozen)
 
     def batches(self, examples: data.Examples) -> data.Batches:
         """The training order of a set; the labelled part of one may be smaller than a batch, and is then one batch."""
         size = self.config.batch_size
         if examples is not self.train and len(examples) < size:
-            size = len(examples) // self.mesh.size * self.mesh.size or len(examples)
+            # Devices, micro-batches and the pairs of mixup divide it.
+            pairs = 2 if {"mixup", "cutmix"} & set(self.config.augment) else 1
+            parts = self.mesh.size * self.config.accumulate * pairs
+            size = len(examples) // parts * parts or len(examples)
         return data.Batches(
             examples,
             size,
@@ -112,6 +145,7 @@ class Job:
                 self._learner(self.student, teacher, objective, config.learning_rate, steps, config.ema),
                 config.seeds,
                 data=config.data_order,
+                chunk=self._seeds_at_once,
             )
 
         def ordered(batches: data.Batches) -> Any:

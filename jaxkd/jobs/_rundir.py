@@ -16,6 +16,7 @@ import jax
 from jaxkd.jobs._config import content_hash
 
 _CONFIG = "config.json"
+_ENVIRONMENT = "environment.json"
 _PACKAGES = ("jaxkd", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -44,7 +45,8 @@ def open_run(run: Path, config: dict[str, Any], *, resume: bool) -> Iterator[str
 
     Args:
       run: the directory.
-      config: the settings; written to ``config.json``, beside ``environment.json`` (versions, commit, devices).
+      config: the settings; written to ``config.json``, beside ``environment.json`` (versions, commits, devices: one
+        entry each time it is opened).
       resume: whether the run is expected to be there.
 
     Yields:
@@ -79,12 +81,19 @@ def open_run(run: Path, config: dict[str, Any], *, resume: bool) -> Iterator[str
             raise RunError(f"run {run.name} is being written by another process") from None
         if not (run / _CONFIG).exists():
             write_atomically(run / _CONFIG, json.dumps(config, indent=2) + "\n")
-        write_atomically(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        environments = [*read_environments(run), environment()]
+        write_atomically(run / _ENVIRONMENT, json.dumps(environments, indent=2) + "\n")
         yield content_hash(config)
 
 
+def read_environments(run: Path) -> list[dict[str, Any]]:
+    """What ``environment`` said each time the run was opened, the newest last."""
+    path = run / _ENVIRONMENT
+    return json.loads(path.read_text()) if path.exists() else []
+
+
 def environment() -> dict[str, Any]:
-    """Versions, the commit of the directory this was started in, and the devices."""
+    """Versions, devices, and the commits of the working directory and of jaxkd, where they are git checkouts."""
     versions = {}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -96,7 +105,8 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         "processes": jax.process_count(),
-        "commit": _commit(),
+        "commit": _commit(Path.cwd()),
+        "commit of jaxkd": _commit(Path(__file__).parent),
     }
 
 
@@ -110,10 +120,10 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _commit() -> str:
+def _commit(directory: Path) -> str:
     try:
         asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            ["git", "-C", directory, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=10,

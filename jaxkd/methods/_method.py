@@ -1,10 +1,11 @@
 """What there is by name, for the command line."""
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxkd.methods import _response
+from jaxkd.methods import _feature, _response
 from jaxkd.objectives import Objective
 
 
@@ -16,7 +17,7 @@ class Method(NamedTuple):
       family: what is matched.
       year: of the paper.
       paper: authors and title, with the arXiv number.
-      objective: makes the objective; its parameters have the paper's values by default.
+      objective: makes the objective; see its docstring for where its defaults come from.
     """
 
     name: str
@@ -30,7 +31,7 @@ def methods() -> tuple[Method, ...]:
     """All methods there are."""
     return (
         Method("kd", "response", 2015, "Hinton et al., Distilling the Knowledge, arXiv:1503.02531", _response.kd),
-        Method("fitnets", "feature", 2014, "Romero et al., FitNets, arXiv:1412.6550", _response.fitnets),
+        Method("fitnets", "feature", 2014, "Romero et al., FitNets, arXiv:1412.6550", _feature.fitnets),
     )
 
 
@@ -44,4 +45,8 @@ def create(name: str, **parameters: float) -> Objective:
     if name not in by_name:
         near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.4) or sorted(by_name)
         raise ValueError(f"no method is called {name!r}; nearest: {', '.join(near)}")
-    return by_name[name].objective(**parameters)
+    objective = by_name[name].objective
+    if unknown := sorted(set(parameters) - set(inspect.signature(objective).parameters)):
+        known = ", ".join(inspect.signature(objective).parameters)
+        raise ValueError(f"method {name} has no parameter {', '.join(unknown)}; it has {known}")
+    return objective(**parameters)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxkd.learners import Learner
 from jaxkd.networks import PyTree
@@ -91,6 +92,7 @@ def fit(
       logs: get the metrics of every step, numbered from 1: line k is what step k, from k - 1 to k, has measured.
       on_chunk: ``(steps done, metrics of the chunk)``, after each chunk: for a progress bar.
       stop: ``steps done -> reason or None``, asked after each chunk: a reason saves and raises InterruptedTraining.
+        Of several processes, in each of which it has to be given, one that has a reason stops all at the same step.
       profile: a directory for a profile of the second chunk (the first one compiles).
       name: what to call the training in errors and logs (``"phase"``).
 
@@ -147,7 +149,7 @@ def fit(
             if profile:
                 jax.block_until_ready(state)
         step += length
-        reason = None if stop is None or step == steps else stop(step)
+        reason = None if stop is None or step == steps else _agreed(stop(step))
         border = step == steps or bool(every and step % every == 0)
         if border or reason:
             absorb()
@@ -202,6 +204,14 @@ def _chunk_length(steps: int, chunk: int | None, every: int | None, resident: bo
     divisor = max((n for n in range(1, most + 1) if whole % n == 0), default=1)
     # A remainder costs one more compilation; many small calls cost more.
     return divisor if divisor >= most // 4 else min(most, max(steps, 1))
+
+
+def _agreed(reason: str | None) -> str | None:
+    """This process's reason to stop, or that another one has one: a step is taken by all processes or by none."""
+    if jax.process_count() == 1:
+        return reason
+    anywhere = multihost_utils.process_allgather(np.asarray(reason is not None)).any()
+    return (reason or "another process") if anywhere else None
 
 
 @contextlib.contextmanager

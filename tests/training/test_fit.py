@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,10 @@ import pytest
 from jaxkd.data import Batches
 from jaxkd.learners import Phase, distill, fresh, seeds
 from jaxkd.models import MLP
-from jaxkd.networks import from_linen
+from jaxkd.networks import from_function, from_linen
 from jaxkd.objectives import Objective, Term, distillation, hard_label, soft_label, weighted_sum
 from jaxkd.training import DivergedError, InterruptedTraining, example_batch, fit, parallel, run
-from jaxkd.training.checkpoints import CheckpointMismatchError, Checkpoints
+from jaxkd.training.checkpoints import CheckpointMismatchError, Checkpoints, load_result, save_result
 
 from .. import small
 
@@ -244,6 +245,11 @@ def generations():
     return phases, traces
 
 
+class Pair(NamedTuple):
+    layers: list[Any]
+    bias: Any
+
+
 def norm(phase):
     return lambda state, frozen: {"norm": optax.tree.norm(phase.learner.deploy(state, frozen))}
 
@@ -352,6 +358,58 @@ class TestRun:
         ):
             attempt(2.0)
         attempt(1.0)
+
+    def test_results_keep_their_containers(self, data, tmp_path):
+        def init(key, batch):
+            width = batch["image"][0].size
+            layers = [0.1 * jax.random.normal(k, shape) for k, shape in zip(
+                jax.random.split(key), ((width, 4), (4, small.CLASSES)), strict=True
+            )]  # fmt: skip
+            return {"params": Pair(layers, jnp.zeros(small.CLASSES)), "nothing": {}}
+
+        def apply(variables, batch, train, rng):
+            (first, second), bias = variables["params"]
+            return jnp.tanh(batch["image"].reshape(len(batch["image"]), -1) @ first) @ second + bias
+
+        teacher = from_function(init, apply)
+        alone = distill(teacher, None, hard_label(), optax.sgd(0.1))
+        taught = distill(small.mlp(), teacher, soft_label(2.0), optax.sgd(0.1))
+        phases = [
+            Phase("teacher", alone, 4, fresh(alone)),
+            Phase("student", taught, 4, fresh(taught, lambda results: results["teacher"])),
+        ]
+        whole = run(phases, data, workdir=tmp_path / "whole", key=KEY, chunk=2)
+        assert isinstance(whole["teacher"]["params"], Pair)
+        stops = iter([None, "SIGTERM"])  # asked once in each phase
+        with pytest.raises(InterruptedTraining):
+            run(phases, data, workdir=tmp_path / "resumed", key=KEY, chunk=2, stop=lambda step: next(stops))
+        small.assert_same_bits(run(phases, data, workdir=tmp_path / "resumed", key=KEY, chunk=2), whole)
+
+    def test_what_another_run_has_finished_is_refused(self, generations, data, finished, tmp_path):
+        workdir, results = finished
+        shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+        first, second, third = generations[0]
+        longer = [first, second._replace(steps=10), third]
+        with pytest.raises(
+            CheckpointMismatchError, match=r"second has steps 8, this run has 10: choose another workdir"
+        ):
+            run(longer, data, workdir=tmp_path, **OPTIONS)
+        with pytest.raises(CheckpointMismatchError, match=r"first has config_hash '', this run has 'other': choose"):
+            run(generations[0], data, workdir=tmp_path, config_hash="other", **OPTIONS)
+        other = second._replace(
+            enter=fresh(second.learner, lambda results: jax.tree.map(jnp.zeros_like, results["first"]))
+        )
+        with pytest.raises(CheckpointMismatchError, match=r"second has frozen_hash .*, this run has .*: choose"):
+            run([first, other], data, workdir=tmp_path, **OPTIONS)
+        # Without the result it is the checkpoint that tells.
+        shutil.rmtree(tmp_path / "results/first")
+        shorter = [first._replace(steps=6)]
+        with pytest.raises(CheckpointMismatchError, match=r"checkpoints/first is of step 8, and the phase has 6 steps"):
+            run(shorter, data, workdir=tmp_path, **OPTIONS)
+        # What somebody else has put there says nothing of a run, and is taken.
+        found = load_result(workdir / "results", "first").variables
+        save_result(tmp_path / "results", "first", found, {"found": "elsewhere"})
+        small.assert_same_bits(run(shorter, data, workdir=tmp_path, **OPTIONS)["first"], results["first"])
 
     def test_phases_of_one_name(self, generations, data, tmp_path):
         with pytest.raises(ValueError, match=r"phases need names of their own, and these are \['first', 'first'\]"):

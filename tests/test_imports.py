@@ -40,6 +40,21 @@ def test_what_a_library_user_trains_with_needs_no_extras():
     assert not loaded & EXTRAS
 
 
+def test_training_in_memory_needs_no_extras():
+    loaded = loaded_by("jaxkd.training", "jaxkd.training.parallel", "jaxkd.training.logging")
+    assert loaded - loaded_by("flax.linen", "flax.nnx", "optax") == {"jaxkd"}
+    assert not loaded & (EXTRAS | {"tensorstore"})
+
+
+@pytest.mark.parametrize("missing", ["orbax.checkpoint", "tensorstore", "etils"])
+def test_checkpoints_name_their_extra(missing, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    for module in ("_orbax", "_tree_store", "checkpoints"):
+        monkeypatch.delitem(sys.modules, f"jaxkd.training.{module}", raising=False)
+    with pytest.raises(ImportError, match=r'^checkpoints need Orbax: pip install "jaxkd\[train\]"$'):
+        importlib.import_module("jaxkd.training.checkpoints")
+
+
 @pytest.mark.parametrize("package", ["jaxkd", *PACKAGES])
 def test_public_names_are_complete_and_documented(package):
     module = importlib.import_module(package)

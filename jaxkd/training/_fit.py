@@ -3,8 +3,8 @@
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -14,7 +14,10 @@ from jaxkd.learners import Learner
 from jaxkd.networks import PyTree
 from jaxkd.training import parallel
 from jaxkd.training._guard import check_data, check_finite, check_metrics
-from jaxkd.training.checkpoints import Checkpoints
+
+if TYPE_CHECKING:
+    # They need the extra `train`, and the loop does not.
+    from jaxkd.training.checkpoints import Checkpoints
 
 Metrics = Mapping[str, np.ndarray]
 
@@ -62,7 +65,7 @@ def fit(
     compiled: parallel.Compiled | None = None,
     chunk: int | None = None,
     evaluate: Callable[[PyTree, PyTree], Mapping[str, Any]] | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: "Checkpoints | None" = None,
     every: int | None = None,
     logs: Sequence[Log] = (),
     on_chunk: Callable[[int, Metrics], None] | None = None,
@@ -93,7 +96,7 @@ def fit(
       on_chunk: ``(steps done, metrics of the chunk)``, after each chunk: for a progress bar.
       stop: ``steps done -> reason or None``, asked after each chunk: a reason saves and raises InterruptedTraining.
         Of several processes, in each of which it has to be given, one that has a reason stops all at the same step.
-      profile: a directory for a profile of the second chunk (the first one compiles).
+      profile: a directory for a profile of the second chunk (the first one compiles), or of the only one.
       name: what to call the training in errors and logs (``"phase"``).
 
     Raises:
@@ -101,17 +104,20 @@ def fit(
       InterruptedTraining: ``stop`` asked for it.
       ValueError: frozen variables that are not finite, and what ``learner`` and ``compile`` refuse.
     """
+    for option, value in (("chunk", chunk), ("every", every)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} is {value}: at least one step")
     frozen = {} if frozen is None else frozen
     check_finite(frozen, "frozen variables", "a teacher with such weights teaches nothing; load or train it again")
     compiled = parallel.compile(learner, data) if compiled is None else compiled
-    example = example_batch(data)
-    check_data(jax.device_get(example), sys.maxsize)
     if state is None:
         if key is None:
             raise ValueError("fit needs a key to draw a fresh state, or a state to start from")
+        example = example_batch(data)
+        check_data(jax.device_get(example), sys.maxsize)
         state = learner.init(key, frozen, example)
-    classes = _classes(learner, state, frozen, example, data.batch_axis - 1)
-    check_data(data.source or {}, classes)
+    classes = _classes(learner, state, frozen, data)
+    check_data(data.source, classes)
     state, frozen = compiled.put(state), compiled.put(frozen)
     source = compiled.put_source(data.source)
     chunk = _chunk_length(steps - start, chunk, every, bool(jax.tree.leaves(source)))
@@ -136,19 +142,21 @@ def fit(
         if on_chunk is not None:
             on_chunk(first + length, metrics)
 
-    step = start
+    number, step = 0, start
     while step < steps:
         length = min(step + chunk, steps, step - step % every + every if every else steps) - step
         on_host = data.chunk(step, length)
         check_data(on_host, classes)
         xs = compiled.put_chunk(on_host)
-        with _profiled(profile, step == start + chunk), jax.profiler.StepTraceAnnotation("chunk", step_num=step):
+        shown = number == 1 or (number == 0 and step + length == steps)
+        tracing = jax.profiler.trace(profile) if profile and shown else contextlib.nullcontext()
+        with tracing, jax.profiler.StepTraceAnnotation("chunk", step_num=step):
             state, metrics = compiled.chunk(state, frozen, source, xs)
             absorb()
             pending = (step, metrics)
-            if profile:
+            if profile and shown:
                 jax.block_until_ready(state)
-        step += length
+        number, step = number + 1, step + length
         reason = None if stop is None or step == steps else _agreed(stop(step))
         border = step == steps or bool(every and step % every == 0)
         if border or reason:
@@ -173,31 +181,33 @@ def fit(
 
 
 def example_batch(data: parallel.Data) -> Any:
-    """The first batch, as a step sees it: for ``learner.init`` and ``Phase.enter``."""
-    first = jax.tree.map(lambda x: x[0], data.chunk(0, 1))
-    return jax.jit(data.fetch)(data.source, first)
+    """The first batch, as a step sees it: for ``learner.init`` and ``Phase.enter``.
 
-
-def _classes(learner: Learner, state: PyTree, frozen: PyTree, batch: Any, orders: int) -> int:
-    """How many classes the labels may have: as many as the logits, if there is but one kind of them.
-
-    ``orders`` is how many axes a batch has before its own, where learners see data in orders of their own.
+    A resident set is copied to the device for it, and given up again.
     """
+    return jax.jit(data.fetch)(data.source, _first_of(data))
 
-    def apply() -> Any:
-        # A network takes one batch, also where it stands for several.
-        one = jax.tree.map(lambda x: x[(0,) * orders], batch)
+
+def _first_of(data: parallel.Data) -> Any:
+    return jax.tree.map(lambda x: x[0], data.chunk(0, 1))
+
+
+def _classes(learner: Learner, state: PyTree, frozen: PyTree, data: parallel.Data) -> int:
+    """How many classes the labels may have: as many as the logits, if there is but one kind of them."""
+
+    def apply(source: PyTree, first: PyTree) -> Any:
+        batch = data.fetch(source, first)
+        # A network takes one batch, also where it stands for several that see the data in orders of their own.
+        one = jax.tree.map(lambda x: x[(0,) * (data.batch_axis - 1)], batch)
         return learner.network.apply(learner.deploy(state, frozen), one)[0]
 
-    logits = jax.eval_shape(apply).logits
+    logits = jax.eval_shape(apply, data.source, _first_of(data)).logits
     return logits.shape[-1] if hasattr(logits, "shape") else sys.maxsize
 
 
 def _chunk_length(steps: int, chunk: int | None, every: int | None, resident: bool) -> int:
     """How many steps a call has: given, or the largest length that meets all borders without a remainder."""
     if chunk is not None:
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}: at least one step")
         return chunk
     most = 128 if resident else 10
     whole = math.gcd(steps, every or 0)
@@ -212,12 +222,3 @@ def _agreed(reason: str | None) -> str | None:
         return reason
     anywhere = multihost_utils.process_allgather(np.asarray(reason is not None)).any()
     return (reason or "another process") if anywhere else None
-
-
-@contextlib.contextmanager
-def _profiled(directory: str | None, now: bool) -> Iterator[None]:
-    if directory and now:
-        with jax.profiler.trace(directory):
-            yield
-    else:
-        yield

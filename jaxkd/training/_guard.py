@@ -67,30 +67,26 @@ def _are_finite(arrays: list[jax.Array]) -> list[jax.Array]:
     return [jnp.all(jnp.isfinite(x)) for x in arrays]
 
 
-def check_data(arrays: Mapping[str, Any], classes: int) -> None:
+def check_data(arrays: PyTree, classes: int) -> None:
     """Raises ValueError if examples cannot be trained on.
 
     Args:
-      arrays: a batch, a stack of batches or a whole set, on the host, by name.
+      arrays: a batch, a stack of batches or a whole set, on the host, by name; or nothing, ``()``.
       classes: how many the network tells apart, to hold the labels against.
     """
-    for name, x in arrays.items():
+    for path, x in jax.tree_util.tree_leaves_with_path(arrays):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         if 0 in x.shape:
             raise ValueError(f'the batch is empty: "{name}" has shape {list(x.shape)}')
         if _is_floating(x) and not np.isfinite(x).all():
             raise ValueError(f'"{name}" holds NaN or infinity at {_first(~np.isfinite(x))}')
-    label = arrays.get("label")
+    label = arrays.get("label") if isinstance(arrays, Mapping) else None
     if label is not None and np.issubdtype(label.dtype, np.integer) and label.max() >= classes:
         where = _first(label >= classes)
         raise ValueError(
             f"label {label[tuple(where)]} at {where}, and the network has {classes} classes: labels go from 0 to "
             f"{classes - 1}, and are below 0 for unlabelled"
         )
-
-
-@jax.jit  # of the module, so that the state of every checkpoint is looked at by one compiled program
-def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [jnp.all(jnp.isfinite(x)) for x in leaves]
 
 
 def _is_floating(x: Any) -> bool:

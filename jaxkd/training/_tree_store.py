@@ -9,16 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorstore as ts
-from etils import epath  # type: ignore[import-untyped]
 from jax.experimental import multihost_utils
 
-try:
-    # Orbax's v1 interface: one atomic directory of named parts, an object with an async `save` as one of the parts,
-    # and no deprecation on the way to its 1.0. The v0 manager would need a registered handler for the same.
-    from orbax.checkpoint import v1 as ocp
-except ImportError as error:
-    raise ImportError('checkpoints need Orbax: pip install "jaxkd[train]"') from error
+from jaxkd.training._orbax import epath, ocp, ts
 
 __all__ = [
     "CheckpointError",

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
-from etils import epath  # type: ignore[import-untyped]
 from jax.experimental import multihost_utils
 
+from jaxkd.training._orbax import epath
 from jaxkd.training._tree_store import (
     CheckpointError,
     CheckpointMismatchError,

@@ -32,13 +32,16 @@ class Data(Protocol):
     batch_axis: int
 
     @property
-    def source(self) -> PyTree:
-        """What is put on the device once."""
+    def source(self) -> Mapping[str, Any] | tuple[()]:
+        """Arrays by name that are put on the device once; ``()`` if there are none."""
 
-    def chunk(self, start: int, length: int) -> PyTree:
-        """What steps ``start`` to ``start + length - 1`` need, stacked; the batch is at ``batch_axis``."""
+    def chunk(self, start: int, length: int) -> Mapping[str, Any]:
+        """Arrays by name, at least one: what steps ``start`` to ``start + length - 1`` need, stacked.
 
-    def fetch(self, source: PyTree, x: PyTree) -> Batch:
+        The batch is at ``batch_axis``.
+        """
+
+    def fetch(self, source: Any, x: Mapping[str, Any]) -> Batch:
         """The batch, from the source and one step of a chunk; runs inside the compiled program."""
 
 

@@ -17,6 +17,7 @@ from jaxkd.models import MLP
 from jaxkd.networks import from_function, from_linen
 from jaxkd.objectives import Objective, Term, distillation, hard_label, soft_label, weighted_sum
 from jaxkd.training import DivergedError, InterruptedTraining, example_batch, fit, parallel, run
+from jaxkd.training._guard import check_data
 from jaxkd.training.checkpoints import CheckpointMismatchError, Checkpoints, load_result, save_result
 
 from .. import small
@@ -148,6 +149,16 @@ class TestFit:
             fit(learner, data, 1, frozen=teacher)
         with pytest.raises(ValueError, match="chunk is 0: at least one step"):
             fit(learner, data, 1, key=KEY, frozen=teacher, chunk=0)
+        with pytest.raises(ValueError, match="every is 0: at least one step"):
+            fit(learner, data, 1, key=KEY, frozen=teacher, every=0)
+
+    @pytest.mark.parametrize(("start", "every"), [(0, 3), (8, None)])  # chunks that end before they are full; only one
+    def test_profile(self, learner, data, teacher, compiled, state, tmp_path, start, every):
+        fit(
+            learner, data, STEPS, state=state, frozen=teacher, compiled=compiled, chunk=4, start=start, every=every,
+            profile=str(tmp_path),
+        )  # fmt: skip
+        assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
 
 
 class TestGuard:
@@ -223,6 +234,11 @@ class TestGuard:
             fit(learner, Feed(image), 1, key=KEY, frozen=teacher)
         with pytest.raises(ValueError, match=r'the batch is empty: "image" has shape \[0, 4, 4, 1\]'):
             fit(learner, Feed(image[:0]), 1, key=KEY, frozen=teacher)
+
+    def test_data_is_any_tree(self):
+        check_data((), 5)
+        with pytest.raises(ValueError, match=r'"views/small" holds NaN or infinity at \[0, 1\]'):
+            check_data({"label": np.zeros(1, int), "views": {"small": np.array([[1.0, np.inf]])}}, 5)
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,34 @@ def test_the_teacher_is_found_again_and_every_way_to_split_the_work_agrees(whole
         np.testing.assert_allclose(accuracies(whole.parent / name), accuracies(whole), atol=0.01)
 
 
+def test_everything_at_once(start, tmp_path):
+    options = (
+        *(
+            "--teacher",
+            "resnet8",
+            "--student",
+            "mlp_16",
+            "--epochs",
+            "2",
+            "--teacher-epochs",
+            "1",
+            "--seeds-at-once",
+            "1",
+        ),
+        *("--method", "fitnets", "--precision", "bfloat16", "--ema", "0.9", "--data-order", "own", "--accumulate", "2"),
+        *("--augment", "crop", "flip", "mixup", "--mesh", "data=2", "--profile", "--labels", "200", "--name", "all"),
+    )
+    assert start(tmp_path, *options) == 0
+    run = tmp_path / "all"
+    distilled = [record for record in read_metrics(run / "metrics.jsonl") if record["phase"] == "distilled"]
+    assert {"hint", "kd/hard", "kd/soft", "loss"} < set(distilled[0])
+    assert np.mean(distilled[-2]["hint"]) < np.mean(distilled[0]["hint"])
+    assert any((run / "profile").rglob("*.xplane.pb"))
+    kept = load_result(run / "results", "student").variables["params"]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(kept)} == {"float32"}
+    assert "connector" not in str(jax.tree.structure(kept))
+
+
 def kept_config(teacher: Path):
     return load_result(teacher.parent, teacher.name).metadata["config"]
 

@@ -13,7 +13,7 @@ from jaxkd.evaluation._metrics import (
     per_class_agreement,
 )
 from jaxkd.evaluation._plots import Curves
-from jaxkd.evaluation._predict import Batches, predict, predict_labelled
+from jaxkd.evaluation._predict import Batches, on_device, predict, predict_labelled
 from jaxkd.evaluation._report import write_report
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "latency",
     "memory",
     "negative_log_likelihood",
+    "on_device",
     "parameter_count",
     "per_class_agreement",
     "predict",

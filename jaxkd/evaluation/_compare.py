@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxkd.evaluation import _cost, _metrics
 from jaxkd.evaluation._comparison import Comparison, Entry, Reliability, Statistic, Timing
-from jaxkd.evaluation._predict import Batches, predict, predict_labelled
+from jaxkd.evaluation._predict import Batches, on_device, predict, predict_labelled
 from jaxkd.networks import Batch, Network, Outputs, Variables
 
 
@@ -56,6 +56,7 @@ def compare(
         different numbers of classes, logits are not finite, or labels are missing or out of range.
     """
     _check_names(teacher, students)
+    batches = on_device(batches)
     batch = jax.jit(batches.fetch)(batches.source, jax.tree.map(lambda x: x[0], batches.chunk(0, 1)))
     classes = _check_classes(teacher, students, batch)
     teacher_logits, labels = predict_labelled(teacher.network, teacher.variables, batches)

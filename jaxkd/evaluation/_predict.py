@@ -1,5 +1,6 @@
 """A network's logits for a whole split."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -7,6 +8,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxkd.networks import Batch, Network, PyTree, Variables
 
@@ -27,6 +31,39 @@ class Batches(Protocol):
 
     def fetch(self, source: PyTree, x: PyTree) -> Batch:
         """One batch, of one element of a chunk; pure jnp. ``"where"``, bool [batch], is False for padding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnDevice:
+    """Batches that are on the device, or on their way to it."""
+
+    source: PyTree
+    steps: int
+    fetch: Callable[..., Batch]
+    chunk: Callable[[int, int], PyTree]
+
+
+def on_device(batches: Batches, mesh: Mesh | None = None) -> Batches:
+    """Gives the same batches with their source on the device: for a split that is predicted again and again.
+
+    Args:
+      batches: what ``jaxkd.data.padded_batches`` gives.
+      mesh: devices that share every batch, if they divide it; those that the variables are on. By default one.
+
+    Returns:
+      Batches for `predict` and `predict_labelled`, which otherwise copy the source at each call.
+    """
+    if mesh is None:
+        return _OnDevice(jax.device_put(batches.source), batches.steps, batches.fetch, batches.chunk)
+    whole = NamedSharding(mesh, P())
+    split = NamedSharding(mesh, P(None, mesh.axis_names))
+
+    def chunk(start: int, length: int) -> PyTree:
+        xs = batches.chunk(start, length)
+        divides = all(x.shape[1] % mesh.size == 0 for x in jax.tree.leaves(xs))
+        return jax.device_put(xs, split if divides else whole)
+
+    return _OnDevice(jax.device_put(batches.source, whole), batches.steps, batches.fetch, chunk)
 
 
 def predict(network: Network, variables: Variables, batches: Batches) -> np.ndarray:
@@ -96,5 +133,11 @@ def _forward(
 
 
 def _without_padding(logits: jax.Array, labels: jax.Array, where: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    valid = np.asarray(where)
-    return np.asarray(logits)[..., valid, :], np.asarray(labels)[valid]
+    valid = _on_host(where)
+    return _on_host(logits)[..., valid, :], _on_host(labels)[valid]
+
+
+def _on_host(x: jax.Array) -> np.ndarray:
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))  # a part of it is another process's

@@ -29,6 +29,21 @@ def test_a_set_that_streams(batches, images, linear):
     np.testing.assert_array_equal(evaluation.predict(network, variables, streamed), expected)
 
 
+@pytest.mark.parametrize("devices", [2, 3])  # of which 3 do not divide a batch of 4
+def test_a_split_that_stays_on_the_devices(batches, images, linear, devices):
+    mesh = jax.make_mesh((devices,), ("data",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices])
+    network = linear()
+    variables = network.init(jax.random.key(0), None)
+    expected = evaluation.predict_labelled(network, variables, batches)
+    for placed in (evaluation.on_device(batches), evaluation.on_device(batches, mesh)):
+        assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(placed.source))
+        logits, labels = evaluation.predict_labelled(network, variables, placed)
+        np.testing.assert_allclose(logits, expected[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(labels, expected[1])
+    where = placed.chunk(0, 1)["where"]
+    assert {part.data.shape for part in where.addressable_shards} == {(1, 4 // devices if 4 % devices == 0 else 4)}
+
+
 def test_stacked_variables(batches, images, linear):
     network = linear()
     stacked = jax.vmap(network.init, in_axes=(0, None))(jax.random.split(jax.random.key(0), 2), None)

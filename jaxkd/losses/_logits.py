@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._core import (
     ArrayLike,
     Where,
     at_least_float32,
-    check_number,
     check_same_shape,
-    kl_of_log_probabilities,
+    kl_of_logits,
     log_softmax,
     over,
-    shape_of,
 )
 
 _CLASSES = "they have to have one shape; a teacher of other classes needs its logits mapped to the student's first"
@@ -91,9 +90,9 @@ def soft_label_kl(
     check_number("temperature", temperature, above=0)
     check_same_shape("logits", student_logits, teacher_logits, _CLASSES)
     student, teacher = at_least_float32(student_logits, teacher_logits)
-    log_q = log_softmax(student / over(axis, temperature), axis, where)
-    log_p = log_softmax(teacher / over(axis, temperature), axis, where)
-    return jnp.square(jnp.asarray(temperature)) * kl_of_log_probabilities(log_p, log_q, axis, where)
+    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
+    divisor = over(axis, temperature)
+    return jnp.square(temperature) * kl_of_logits(teacher / divisor, student / divisor, axis, where)
 
 
 def distillation_loss(
@@ -121,7 +120,8 @@ def distillation_loss(
       temperature: T > 0 of the soft part, a scalar, or one for each example: [...]. The hard part has T = 1.
       alpha: the weight of the soft part, in [0, 1].
       axis: the axis of the classes.
-      where: bool, broadcastable to the logits: the classes that take part.
+      where: bool, broadcastable to the logits: the classes that take part. An example whose own class does not is as
+        good as unlabelled.
 
     Returns:
       The loss of each example, [...], at least float32, in [0, inf).
@@ -148,7 +148,8 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
       logits: [..., classes].
       labels: integers [...]. Below 0: the example gives 0. At or above ``classes``: NaN, never another class's loss.
       axis: the axis of the classes.
-      where: bool, broadcastable to ``logits``: the classes that take part.
+      where: bool, broadcastable to ``logits``: the classes that take part. An example whose own class does not is as
+        good as unlabelled: 0, and no gradient.
 
     Returns:
       The loss of each example, [...], at least float32, in [0, inf).
@@ -163,7 +164,11 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
     expected = logits.shape[: axis % logits.ndim] + logits.shape[axis % logits.ndim + 1 :]
     if labels.shape != expected:
         raise ValueError(f"labels {shape_of(labels)}, logits {shape_of(logits)}: one label for each row of classes")
+    labelled, labels = labels >= 0, jnp.maximum(labels, 0)
     if where is not None:
         where = jnp.broadcast_to(where, logits.shape)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0), axis, where)
-    return jnp.where(labels >= 0, losses, 0)
+        # Filled with True: a label at or above ``classes`` is an error, which is not to pass for a masked class.
+        own = jnp.take_along_axis(where, jnp.expand_dims(labels, axis), axis, mode="fill", fill_value=True)
+        labelled &= jnp.squeeze(own, axis)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels, axis, where)
+    return jnp.where(labelled, losses, 0)

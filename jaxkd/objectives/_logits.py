@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxkd import losses
-from jaxkd.losses._core import check_number, shape_of
+from jaxkd._checks import check_number, shape_of
 from jaxkd.objectives._combine import weighted_sum
 from jaxkd.objectives._common import Number, mean_over_examples, value_at, without_padding, without_parameters
 from jaxkd.objectives._objective import Objective, Signals, Taps, Term

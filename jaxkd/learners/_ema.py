@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxkd._checks import check_number
 from jaxkd.learners._learner import Learner
-from jaxkd.losses._core import check_number
 from jaxkd.networks import Batch, PyTree, Variables
 
 
 class EmaState(NamedTuple):
-    """The learner's state, and the average of what it would deploy."""
+    """The learner's state, and the average of what it would deploy, in at least float32."""
 
     learner: PyTree
     average: Variables
@@ -20,7 +20,8 @@ class EmaState(NamedTuple):
 def ema(learner: Learner, decay: float = 0.999) -> Learner:
     """Averages what a learner would deploy: average <- decay average + (1 - decay) deploy(state), after every step.
 
-    The average starts at the fresh student. Floating leaves are averaged, others (counters) are the newest.
+    The average starts at the fresh student. Floating leaves are averaged, others (counters) are the newest. The average
+    is kept in at least float32, as bfloat16 would round every small step away, and deployed in the student's types.
 
     Args:
       learner: any learner.
@@ -37,19 +38,30 @@ def ema(learner: Learner, decay: float = 0.999) -> Learner:
 
     def init(key: jax.Array, frozen: PyTree, batch: Batch) -> EmaState:
         state = learner.init(key, frozen, batch)
-        # A copy: a donated state may not hold one buffer twice.
-        return EmaState(state, jax.tree.map(jnp.copy, learner.deploy(state, frozen)))
+
+        def raised(x: jax.Array) -> jax.Array:
+            # A copy: a donated state may not hold one buffer twice.
+            return jnp.array(x, jnp.promote_types(x.dtype, jnp.float32) if _is_floating(x) else x.dtype, copy=True)
+
+        return EmaState(state, jax.tree.map(raised, learner.deploy(state, frozen)))
 
     def step(state: EmaState, frozen: PyTree, batch: Batch, *, axis_name: str | None = None) -> tuple[EmaState, Any]:
         inner, metrics = learner.step(state.learner, frozen, batch, axis_name=axis_name)
 
         def average(old: jax.Array, new: jax.Array) -> jax.Array:
-            return decay * old + (1 - decay) * new if jnp.issubdtype(new.dtype, jnp.floating) else new
+            if not _is_floating(new):
+                return new
+            keep = jnp.asarray(decay, old.dtype)
+            return keep * old + (1 - keep) * new.astype(old.dtype)
 
         return EmaState(inner, jax.tree.map(average, state.average, learner.deploy(inner, frozen))), metrics
 
     def deploy(state: EmaState, frozen: PyTree) -> Variables:
-        del frozen
-        return state.average
+        newest = jax.eval_shape(learner.deploy, state.learner, frozen)
+        return jax.tree.map(lambda average, x: average.astype(x.dtype), state.average, newest)
 
     return Learner(init, step, deploy, learner.network)
+
+
+def _is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)

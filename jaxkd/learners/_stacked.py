@@ -106,9 +106,9 @@ def sweep(make_learner: Callable[[Points], Learner], grid: Points, *, chunk: int
     ) -> tuple[SweepState, Any]:
         def one(xs: tuple) -> tuple[PyTree, Any, jax.Array]:
             point, inner, alive = xs
-            learner = make_learner(point)
-            new, metrics = learner.step(inner, frozen, batch, axis_name=axis_name)
-            alive &= jnp.all(jnp.isfinite(metrics["loss"])) & _all_finite(learner.deploy(new, frozen))
+            new, metrics = make_learner(point).step(inner, frozen, batch, axis_name=axis_name)
+            # All of the state: an infinite second moment leaves the parameters finite, and nothing to save.
+            alive &= jnp.all(jnp.isfinite(metrics["loss"])) & _all_finite(new)
             return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, inner), metrics, alive
 
         alive = state.diverged_at < 0

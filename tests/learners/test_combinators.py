@@ -10,6 +10,7 @@ from jaxkd.data import Batches
 from jaxkd.learners import distill, ema, product, seeds, stacked, sweep
 from jaxkd.objectives import distillation, hard_label, hint, soft_label, weighted_sum
 from jaxkd.training import example_batch, fit
+from jaxkd.training.checkpoints import Checkpoints
 
 from .. import small
 
@@ -83,6 +84,32 @@ class TestEma:
             state, _ = averaged.step(state, {}, {})
         assert state.average["count"] == 3
         assert state.average["value"] == 2.125
+
+    def test_bfloat16_is_averaged_in_float32_and_deployed_in_bfloat16(self):
+        class Jumps:
+            def init(key, frozen, batch):
+                return {"weight": jnp.ones(2, jnp.bfloat16)}
+
+            def step(state, frozen, batch, *, axis_name=None):
+                return {"weight": jnp.full(2, 2, jnp.bfloat16)}, {}
+
+            def deploy(state, frozen):
+                return state
+
+            network = None
+
+        @jax.jit
+        def after_500(decay):
+            averaged = ema(Jumps, decay)
+            fresh = averaged.init(KEY, {}, {})
+            state, _ = jax.lax.scan(lambda state, _: averaged.step(state, {}, {}), fresh, None, 500)
+            return state.average, averaged.deploy(state, {})
+
+        average, deployed = after_500(0.999)
+        # In bfloat16 the first step, of 0.001, would already be lost.
+        np.testing.assert_allclose(average["weight"], 2 - 0.999**500, rtol=1e-4)
+        np.testing.assert_array_equal(deployed["weight"], average["weight"].astype(jnp.bfloat16))
+        assert deployed["weight"].dtype == jnp.bfloat16
 
     def test_decay_out_of_range(self, learner):
         with pytest.raises(ValueError, match=r"decay is 1\.5: it has to lie in \[0, 1\]"):
@@ -172,6 +199,21 @@ class TestSweep:
         np.testing.assert_array_equal(swept.history["diverged_at"][:, 2], [-1] * at + [at] * (STEPS - at))
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(swept.state.learner.params))
         np.testing.assert_array_equal(swept.state.learner.step, [STEPS, STEPS, at])
+
+    def test_point_of_which_only_the_optimizer_overflows(self, data, frozen, tmp_path):
+        def at_weight(point):
+            return distill(
+                small.mlp(6), TEACHER, weighted_sum(soft=(point["weight"], soft_label(2.0))), optax.adam(0.01)
+            )
+
+        options = {"key": KEY, "frozen": frozen, "chunk": 2}
+        # Its second moment is infinite, its loss and its parameters are not; a checkpoint takes nothing infinite.
+        grid = {"weight": np.array([1.0, 1e21], np.float32)}
+        with Checkpoints(tmp_path) as checkpoints:
+            both = fit(sweep(at_weight, grid), data, 4, every=2, checkpoints=checkpoints, **options)
+        np.testing.assert_array_equal(both.state.diverged_at, [-1, 0])
+        alone = fit(at_weight({"weight": 1.0}), data, 4, **options)
+        small.assert_close(member(both.state.learner, 0), alone.state)
 
     def test_chunks_are_all_at_once(self, data, frozen, swept):
         chunked = train(sweep(at_point, GRID, chunk=2), data, frozen)

@@ -18,6 +18,7 @@ from jaxkd.jobs._config import DistillConfig, RunOptions, Settings, as_json, che
 from jaxkd.jobs._curves import curves_of
 from jaxkd.jobs._job import DISTILLED, Job, mesh_of
 from jaxkd.jobs._rundir import RunError, open_run, read_config, read_environments, write_atomically
+from jaxkd.learners import Phase
 from jaxkd.training import parallel, run
 from jaxkd.training.checkpoints import CheckpointError, load_result, save_result
 from jaxkd.training.logging import TensorBoardLog
@@ -78,28 +79,31 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
         teacher_name = f"{settings.dataset}-{settings.teacher}-{job.teacher_hash}"
         _find_teacher(teachers, teacher_name, path / "results", watcher)
         started = time.monotonic()
-        with contextlib.ExitStack() as stack:
-            logs = [stack.enter_context(TensorBoardLog(path / "tensorboard"))] if options.tensorboard else []
-            results = run(
-                job.phases,
-                job.batches(job.train),
-                key=jax.random.key(settings.seed),
-                workdir=path,
-                config_hash=config_hash,
-                mesh=job.mesh,
-                mode=settings.parallel,
-                chunk=options.chunk,
-                evaluate=job.validation,
-                every=(lambda phase: math.ceil(phase.steps / 5)) if options.every is None else options.every,
-                best="validation/accuracy",
-                keep=options.keep,
-                logs=logs,
-                on_phase=lambda phase, start: watcher.phase(phase.name, phase.steps, start),
-                on_chunk=lambda phase, step, metrics: watcher.chunk(phase.name, step, metrics),
-                on_skipped=lambda phase, step, why: watcher.note(f"{phase.name}: passed over step {step}: {why}"),
-                stop=watcher.stop,
-                profile=str(path / "profile") if options.profile else None,
-            )
+
+        def tensorboard(phase: Phase, start: int) -> list[TensorBoardLog]:
+            # In a directory of its own: what a resume purges there is of this phase only.
+            return [TensorBoardLog(path / "tensorboard" / phase.name, purge_step=start + 1)]
+
+        results = run(
+            job.phases,
+            job.batches(job.train),
+            key=jax.random.key(settings.seed),
+            workdir=path,
+            config_hash=config_hash,
+            mesh=job.mesh,
+            mode=settings.parallel,
+            chunk=options.chunk,
+            evaluate=job.validation,
+            every=(lambda phase: math.ceil(phase.steps / 5)) if options.every is None else options.every,
+            best="validation/accuracy",
+            keep=options.keep,
+            phase_logs=tensorboard if options.tensorboard else None,
+            on_phase=lambda phase, start: watcher.phase(phase.name, phase.steps, start),
+            on_chunk=lambda phase, step, metrics: watcher.chunk(phase.name, step, metrics),
+            on_skipped=lambda phase, step, why: watcher.note(f"{phase.name}: passed over step {step}: {why}"),
+            stop=watcher.stop,
+            profile=str(path / "profile") if options.profile else None,
+        )
         # Another run may have been first, with other last bits: what is there stays.
         with contextlib.suppress(CheckpointError):
             save_result(teachers, teacher_name, results["teacher"], {"config": job.teacher_config})

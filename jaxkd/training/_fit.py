@@ -31,6 +31,9 @@ class Log(Protocol):
     def flush(self) -> None:
         """Brings them to the disk."""
 
+    def close(self) -> None:
+        """Ends it, which is for who has opened it to do."""
+
 
 class InterruptedTraining(Exception):  # noqa: N818 (it is no error: all is saved)
     """The training was asked to stop, and its state is saved.

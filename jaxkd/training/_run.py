@@ -11,7 +11,7 @@ import jax
 from jaxkd.learners import Phase
 from jaxkd.networks import PyTree, Variables
 from jaxkd.training import parallel
-from jaxkd.training._fit import Metrics, example_batch, fit
+from jaxkd.training._fit import Log, Metrics, example_batch, fit
 from jaxkd.training.checkpoints import (
     CheckpointError,
     CheckpointMismatchError,
@@ -39,7 +39,7 @@ def run(
     every: int | Callable[[Phase], int] | None = None,
     best: str | None = None,
     keep: int = 3,
-    logs: Sequence[Any] = (),
+    phase_logs: Callable[[Phase, int], Sequence[Log]] | None = None,
     on_phase: Callable[[Phase, int], None] | None = None,
     on_chunk: Callable[[Phase, int, Metrics], None] | None = None,
     on_skipped: Callable[[Phase, int, str], None] | None = None,
@@ -69,7 +69,8 @@ def run(
       every: evaluate and save every so many steps: a number, or ``phase -> number``; see ``fit``.
       best: the name of an evaluated metric: the checkpoint where it is highest is kept.
       keep: how many of the newest checkpoints are kept.
-      logs: more places that get the metrics of every step, beside ``metrics.jsonl``; in the first process.
+      phase_logs: ``(phase, step it starts at) -> logs``: more places that get the metrics of every step, beside
+        ``metrics.jsonl``, opened when a phase starts and closed when it ends. Asked in the first process only.
       on_phase: ``(phase, step it starts at)``, when a phase starts.
       on_chunk: ``(phase, steps done, metrics)``, after each chunk.
       on_skipped: ``(phase, step, reason)``, for each checkpoint that was found damaged and passed over.
@@ -117,13 +118,16 @@ def run(
             program = (id(phase.learner), id(of_phase))
             if program not in programs:
                 programs[program] = parallel.compile(phase.learner, of_phase, mesh=mesh, mode=mode)
-            with Checkpoints(
-                workdir / "checkpoints" / phase.name,
-                keep=keep,
-                best=best,
-                config_hash=config_hash,
-                frozen_hash=frozen_hash,
-            ) as checkpoints:
+            with (
+                Checkpoints(
+                    workdir / "checkpoints" / phase.name,
+                    keep=keep,
+                    best=best,
+                    config_hash=config_hash,
+                    frozen_hash=frozen_hash,
+                ) as checkpoints,
+                contextlib.ExitStack() as of_logs,
+            ):
                 restored = checkpoints.restore(state)
                 start = 0
                 if restored is not None:
@@ -136,8 +140,13 @@ def run(
                     for step, reason in restored.skipped:
                         if on_skipped is not None:
                             on_skipped(phase, step, reason)
+                logs: list[Log] = []
                 if metrics is not None:
                     metrics.cut(phase.name, start)
+                    logs.append(metrics)
+                    for log in () if phase_logs is None else phase_logs(phase, start):
+                        of_logs.callback(log.close)
+                        logs.append(log)
                 if on_phase is not None:
                     on_phase(phase, start)
                 state, _ = fit(
@@ -152,7 +161,7 @@ def run(
                     evaluate=None if evaluate is None else evaluate(phase),
                     every=every(phase) if callable(every) else every,
                     checkpoints=checkpoints,
-                    logs=() if metrics is None else (metrics, *logs),
+                    logs=logs,
                     on_chunk=None if on_chunk is None else functools.partial(on_chunk, phase),
                     stop=stop,
                     profile=profile,

@@ -296,6 +296,25 @@ class TestRun:
     def test_interrupted_is_the_same_bits(self, generations, data, finished, tmp_path):
         workdir, expected = finished
         rng, interruptions = random.Random(14), []
+        written, still_open = {}, []
+
+        class Points:
+            """What TensorBoard shows: a log that starts again forgets what came after its start."""
+
+            def __init__(self, phase, start):
+                still_open.append(self)
+                self.steps = written[phase.name] = [step for step in written.get(phase.name, []) if step <= start]
+
+            def write(self, step, metrics, **extra):
+                assert self in still_open
+                self.steps.extend([step] if "loss" in metrics else [])
+
+            def flush(self):
+                pass
+
+            def close(self):
+                still_open.remove(self)
+
         for _ in range(20):
             try:
                 results = run(
@@ -303,14 +322,18 @@ class TestRun:
                     data,
                     workdir=tmp_path,
                     stop=lambda step: "SIGTERM" if rng.random() < 0.3 else None,
+                    phase_logs=lambda phase, start: [Points(phase, start)],
                     **OPTIONS,
                 )
                 break
             except InterruptedTraining as interruption:
                 interruptions.append((interruption.step, interruption.reason))
+            finally:
+                assert not still_open
         assert len(interruptions) == 3
         assert any(step % 4 for step, _ in interruptions)  # also where no checkpoint was due
         assert {reason for _, reason in interruptions} == {"SIGTERM"}
+        assert written == {name: list(range(1, 9)) for name in expected}
         small.assert_same_bits(jax.device_get(results), jax.device_get(expected))
         assert (tmp_path / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()
 

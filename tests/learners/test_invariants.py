@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
-from jaxkd.learners import distill
+from jaxkd.learners import distill, ema, seeds, sweep
+from jaxkd.networks import from_nnx
 from jaxkd.objectives import hard_label, hint, soft_label, weighted_sum
 from jaxkd.training import example_batch, fit, parallel
 
@@ -20,10 +22,10 @@ EVERY_MODE = ("jit", "shard_map", "pmap")
 MEANS = {"hard": (0.3, hard_label()), "soft": (0.7, soft_label(4.0))}
 
 
-def train(learner, data, state, frozen, mode="jit", mesh=None):
+def train(learner, data, state, frozen, mode="jit", mesh=None, steps=STEPS):
     """All steps in one chunk, on one device or on a mesh."""
     compiled = parallel.compile(learner, data, mesh=mesh, mode=mode)
-    return fit(learner, data, STEPS, state=state, frozen=frozen, compiled=compiled, chunk=STEPS)
+    return fit(learner, data, steps, state=state, frozen=frozen, compiled=compiled, chunk=steps)
 
 
 @functools.cache
@@ -57,6 +59,49 @@ def test_one_device_is_eight(convolutions, mode):
     small.assert_close(trained.state, one.state)
     small.assert_close(trained.history, one.history)
     small.assert_same_bits(before, jax.tree.map(np.array, frozen))
+
+
+def averaged(make):
+    return ema(make(4.0), 0.9)
+
+
+def same_data(make):
+    return seeds(make(4.0), 2)
+
+
+def own_data(make):
+    return seeds(make(4.0), 2, data="own")
+
+
+def temperatures(make):
+    return sweep(lambda point: make(point["temperature"]), {"temperature": np.array([1.0, 4.0], np.float32)})
+
+
+@pytest.fixture(scope="module", params=[averaged, same_data, own_data, temperatures], ids=lambda f: f.__name__)
+def combined(request):
+    """Learners that a combinator has made of one with BatchNorm, trained on one device."""
+    teacher = small.mlp()
+
+    def learner(axis_name=None):
+        def make(temperature):
+            objective = weighted_sum(hard=(0.3, hard_label()), soft=(0.7, soft_label(temperature)))
+            return distill(small.conv("linen", axis_name), teacher, objective, optax.sgd(0.1), prepare=small.noisy)
+
+        return request.param(make)
+
+    data = small.batches()
+    frozen = jax.jit(teacher.init)(jax.random.key(1), example_batch(data))
+    data = data.stack(2) if request.param is own_data else data
+    state = jax.jit(learner("data").init)(KEY, frozen, example_batch(data))
+    return learner, data, state, frozen, train(learner(), data, state, frozen, steps=10)
+
+
+@pytest.mark.parametrize("mode", EVERY_MODE)
+def test_one_device_is_eight_for_what_combines_learners(combined, mode):
+    learner, data, state, frozen, one = combined
+    trained = train(learner(None if mode == "jit" else "data"), data, state, frozen, mode, eight(), steps=10)
+    small.assert_close(trained.state, one.state)
+    small.assert_close(trained.history, one.history)
 
 
 def test_training_did_something(convolutions):
@@ -100,11 +145,33 @@ def perceptrons():
     return learner, data, state, frozen, train(learner(), data, state, frozen)
 
 
-@pytest.mark.parametrize("mode", ["jit", "shard_map"])
+@pytest.mark.parametrize("mode", EVERY_MODE)
 def test_one_batch_is_four(perceptrons, mode):
     learner, data, state, frozen, whole = perceptrons
-    mesh = eight() if mode == "shard_map" else None
+    mesh = None if mode == "jit" else eight()
     accumulated = train(learner(accumulate=4), data, state, frozen, mode, mesh)
+    small.assert_close(accumulated.state, whole.state)
+    small.assert_close(accumulated.history, whole.history)
+
+
+class NnxPerceptron(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(16, 8, rngs=rngs)
+        self.classifier = nnx.Linear(8, small.CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        return self.classifier(nnx.relu(self.hidden(x.reshape(len(x), -1))))
+
+
+def test_one_batch_is_four_with_nnx():
+    def learner(accumulate):
+        networks = from_nnx(NnxPerceptron), from_nnx(NnxPerceptron)
+        return distill(*networks, weighted_sum(**MEANS), optax.adam(1e-2), prepare=small.noisy, accumulate=accumulate)
+
+    data = small.batches()
+    frozen = jax.jit(from_nnx(NnxPerceptron).init)(jax.random.key(1), example_batch(data))
+    state = jax.jit(learner(1).init)(KEY, frozen, example_batch(data))
+    whole, accumulated = (train(learner(n), data, state, frozen, steps=10) for n in (1, 4))
     small.assert_close(accumulated.state, whole.state)
     small.assert_close(accumulated.history, whole.history)
 

@@ -101,12 +101,13 @@ def predict_labelled(network: Network, variables: Variables, batches: Batches) -
     Raises:
       ValueError: if the logits are not one such array, or there is no batch.
     """
-    source = jax.device_put(batches.source)
+    if not isinstance(batches, _OnDevice):
+        batches = on_device(batches)
     rows: list[tuple[np.ndarray, np.ndarray]] = []
     pending: tuple[jax.Array, ...] = ()
     for step in range(batches.steps):
         # One batch ahead of the copy to the host: the device does not wait for it, and holds no more than two results.
-        current = _forward(network.apply, batches.fetch, variables, source, batches.chunk(step, 1))
+        current = _forward(network.apply, batches.fetch, variables, batches.source, batches.chunk(step, 1))
         if pending:
             rows.append(_without_padding(*pending))
         pending = current

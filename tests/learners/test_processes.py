@@ -13,6 +13,8 @@ import optax
 import pytest
 
 import jaxkd
+from jaxkd import evaluation
+from jaxkd.data import padded_batches
 from jaxkd.learners import Phase, distill, fresh
 from jaxkd.objectives import hard_label, soft_label, weighted_sum
 from jaxkd.training import InterruptedTraining, example_batch, parallel, run
@@ -62,12 +64,18 @@ def run_phases(mesh, workdir, **of_process):
         Phase("student", taught, 6, jax.jit(fresh(taught, lambda results: results["teacher"]))),
     ]
 
+    split = evaluation.on_device(padded_batches(small.examples(), 32), mesh)
+
     def evaluate(phase):
-        return lambda state, frozen: {"norm": optax.tree.norm(phase.learner.deploy(state, frozen))}
+        def size(state, frozen):
+            logits = evaluation.predict(phase.learner.network, phase.learner.deploy(state, frozen), split)
+            return {"size": np.square(logits).mean()}
+
+        return size
 
     def attempt(stop):
         return run(
-            phases, small.batches(16, **of_process), key=KEY, workdir=workdir, mesh=mesh, chunk=2, every=4, best="norm",
+            phases, small.batches(16, **of_process), key=KEY, workdir=workdir, mesh=mesh, chunk=2, every=4, best="size",
             evaluate=evaluate, stop=stop,
         )  # fmt: skip
 

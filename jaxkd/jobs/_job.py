@@ -51,7 +51,8 @@ class Job:
             | {"augment": list(config.augment), "precision": config.precision, "seed": config.seed}
         )
         self.teacher_hash = content_hash(self.teacher_config)
-        self._validation = data.load(config.dataset, "validation", data_dir=data_dir)
+        # On the devices for good: it is predicted again and again.
+        self._validation = evaluation.on_device(_once(data.load(config.dataset, "validation", data_dir=data_dir)), mesh)
         self.phases = self._phases()
 
     def check(self) -> None:
@@ -91,11 +92,10 @@ class Job:
 
     def validation(self, phase: Phase) -> Any:
         """``(state, frozen) -> accuracy on the validation split``."""
-        batches = data.padded_batches(self._validation, min(_EVALUATION_BATCH, len(self._validation)))
 
         def evaluate(state: Any, frozen: Any) -> dict[str, Any]:
             variables = phase.learner.deploy(state, frozen)
-            logits, labels = evaluation.predict_labelled(phase.learner.network, variables, batches)
+            logits, labels = evaluation.predict_labelled(phase.learner.network, variables, self._validation)
             return {"validation/accuracy": evaluation.accuracy(logits, labels)}
 
         return evaluate
@@ -103,8 +103,7 @@ class Job:
     def best_student(self, stacked: Variables) -> tuple[Variables, dict[str, Any]]:
         """The distilled seed with the highest validation accuracy (the first of equals), and what it is."""
         network = learners.stacked(self.student, self.config.seeds)
-        batches = data.padded_batches(self._validation, min(_EVALUATION_BATCH, len(self._validation)))
-        accuracies = np.asarray(evaluation.accuracy(*evaluation.predict_labelled(network, stacked, batches)))
+        accuracies = np.asarray(evaluation.accuracy(*evaluation.predict_labelled(network, stacked, self._validation)))
         best = int(np.argmax(accuracies))
         metadata = {
             "model": self.config.student,
@@ -129,7 +128,7 @@ class Job:
         return evaluation.compare(
             Participant("teacher", self.teacher, results["teacher"]),
             students,
-            data.padded_batches(examples, min(_EVALUATION_BATCH, len(examples))),
+            _once(examples),
             title=title,
         )
 
@@ -200,6 +199,11 @@ class Job:
             student, teacher, objective, optimizer, prepare=prepare, accumulate=config.accumulate
         )
         return learner if ema is None else learners.ema(learner, ema)
+
+
+def _once(examples: data.Examples) -> data.PaddedBatches:
+    """Every example once, for evaluation."""
+    return data.padded_batches(examples, min(_EVALUATION_BATCH, len(examples)))
 
 
 def _round(steps: float) -> int:

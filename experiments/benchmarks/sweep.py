@@ -16,8 +16,8 @@ Of loop and scan a sample of the 150 is trained to the end in every round, and i
 (``--sample 50 --rounds 3`` trains every one of the 150 once). A round measures all three, compilation included, with
 JAX's caches emptied before; the ratio of a round is of two times measured within a minute.
 
-Expected on 2 CPU cores: the sweep is at least 8 times as fast as the loop with compilation, and at least 40 times
-without; accuracies agree to the last bits of float32.
+Goal on 2 CPU cores: the sweep is at least 8 times as fast as the loop with compilation, and at least 40 times without
+(README.md says what was measured); accuracies agree to the last bits of float32.
 """
 
 import argparse

@@ -61,7 +61,7 @@ def kl_of_logits(teacher: jax.Array, student: jax.Array, axis: int, where: Where
 
 
 def _exp_beyond_linear(d: jax.Array) -> jax.Array:
-    """exp(-d) - 1 + d for |d| < 1/4: d^2/2 (1 - d/3 (1 - d/4 (...))), to the last bits of its type, and so its slope."""
+    """exp(-d) - 1 + d for |d| < 1/4: d^2/2 (1 - d/3 (1 - d/4 (...))), to the last bits of its type; so its slope."""
     tail = jnp.ones_like(d)
     for k in range(13 if d.dtype == jnp.float64 else 7, 2, -1):
         tail = 1 - d * (1 / k) * tail

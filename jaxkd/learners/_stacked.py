@@ -170,4 +170,5 @@ def _batched(function: Callable, chunk: int | None) -> Callable:
 
 def _all_finite(tree: PyTree) -> jax.Array:
     floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floating]))
+    # One reduction of numbers a leaf: several times as fast as one of booleans. The largest of anything and NaN is NaN.
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in floating])) < jnp.inf

@@ -1,5 +1,6 @@
 """What the losses share: precision, checks, and softmaxes that stay finite under masks."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -38,34 +39,69 @@ def log_softmax(logits: jax.Array, axis: int, where: Where) -> jax.Array:
 def kl_of_logits(teacher: jax.Array, student: jax.Array, axis: int, where: Where) -> jax.Array:
     """KL(p || q) of p = softmax(teacher), q = softmax(student) over ``axis``, precise also where they all but agree.
 
-    KL = sum p d with d = log p - log q, where positive and negative terms cancel: all of them, as temperature grows.
-    As p and q both add up to 1 it is also sum (p d + q - p), of which no term is negative. 0 log 0 = 0, also where
-    log p is -inf.
+    Its gradients are given, not derived: p (d - KL) with respect to the teacher's logits, d = log p - log q, and q - p
+    with respect to the student's. 0 log 0 = 0, also where log p is -inf.
     """
-    log_p, log_q = log_softmax(teacher, axis, where), log_softmax(student, axis, where)
-    p, q = jnp.exp(log_p), jnp.exp(log_q)
-    shift = teacher - student
+    return _kl_of_logits(teacher, student, where, axis)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _kl_of_logits(teacher: jax.Array, student: jax.Array, where: Where, axis: int) -> jax.Array:
+    return _kl_and_gradients(teacher, student, where, axis)[0]
+
+
+@_kl_of_logits.defjvp
+def _kl_of_logits_jvp(axis: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    value, of_teacher, of_student = _kl_and_gradients(*primals, axis)
+    return value, jnp.sum(of_teacher * tangents[0] + of_student * tangents[1], axis)
+
+
+def _kl_and_gradients(teacher: jax.Array, student: jax.Array, where: Where, axis: int) -> tuple[jax.Array, ...]:
+    """The divergence, and its gradients with respect to the logits of teacher and student.
+
+    The terms of KL = sum p d, d = log p - log q, cancel: all of them, as temperature grows, and what is left is the
+    error of a logarithm near -log(classes). As p and q both add up to 1, KL is also the sum of p d + q - p, of which
+    no term is negative; where d is small, q - p is p (exp(-d) - 1), by a series. The normalisers' error e is in all d
+    alike. As sum (q - p) = 0 it is known, e = sum p (1 - exp(-d)), and what it does is undone: to first order in
+    q - p and in d, to second order in KL, where there is no first one.
+    """
+    (p, from_max, log_total), (q, student_from_max, student_log_total) = (
+        _softmax(x, axis, where) for x in (teacher, student)
+    )
+    # log p = -inf has no part in any sum, and nothing under ``where`` has.
+    possible = p > 0
+    d = jnp.where(possible, (from_max - student_from_max) - (log_total - student_log_total), 0)
+    small = possible & (jnp.abs(d) < 0.5)
+    beyond = _exp_beyond_linear(d)
+    difference = jnp.where(small, p * (beyond - d), q - p)
+    error = -jnp.sum(difference, axis, keepdims=True)
+    value = jnp.sum(jnp.where(small, p * beyond, p * d + difference), axis, keepdims=True)
+    value = jnp.maximum(value - 0.5 * jnp.square(error), 0)
+    of_teacher = p * (d - error - value)
+    of_student = difference + error * q
+    return jnp.squeeze(value, axis), of_teacher, of_student
+
+
+def _softmax(logits: jax.Array, axis: int, where: Where) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The softmax, 0 where ``where`` does not hold, and the two of which log-softmax is the difference.
+
+    These are the logits less their maximum, and the logarithm of the sum of the exponentials of that.
+    """
     if where is not None:
-        p, q, shift = (jnp.where(where, x, 0) for x in (p, q, shift))
-    # Selected before and after, here and below: the untaken branch must be finite too, or its gradient is NaN.
-    possible = log_p > -jnp.inf
-    apart = jnp.where(possible, log_p, 0) - jnp.where(possible, log_q, 0)
-    # Two logarithms near -log(classes) leave their difference the error of their own size. Of logits that are near it
-    # is the shift, less a normaliser that is as small: log(sum exp(teacher) / sum exp(student)) = log E_q exp(shift).
-    near = jnp.max(jnp.abs(shift), axis, keepdims=True) < 0.5
-    shift = jnp.where(near, shift, 0)
-    d = jnp.where(near, shift - jnp.log1p(jnp.sum(q * jnp.expm1(shift), axis, keepdims=True)), apart)
-    small = possible & (jnp.abs(d) < 0.25)
-    terms = jnp.where(small, p * _exp_beyond_linear(jnp.where(small, d, 0)), p * d + (q - p))
-    return jnp.sum(terms if where is None else jnp.where(where, terms, 0), axis)
+        logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min)
+    from_max = logits - jnp.max(logits, axis, keepdims=True)
+    exps = jnp.exp(from_max)
+    total = jnp.sum(exps, axis, keepdims=True)
+    softmax = exps / total
+    return softmax if where is None else jnp.where(where, softmax, 0), from_max, jnp.log(total)
 
 
-def _exp_beyond_linear(d: jax.Array) -> jax.Array:
-    """exp(-d) - 1 + d for |d| < 1/4: d^2/2 (1 - d/3 (1 - d/4 (...))), to the last bits of its type; so its slope."""
-    tail = jnp.ones_like(d)
-    for k in range(13 if d.dtype == jnp.float64 else 7, 2, -1):
-        tail = 1 - d * (1 / k) * tail
-    return 0.5 * jnp.square(d) * tail
+def _exp_beyond_linear(x: jax.Array) -> jax.Array:
+    """exp(-x) - 1 + x for |x| < 1/2: x^2/2 (1 - x/3 (1 - x/4 (...))), to the last bits of its type."""
+    tail = jnp.ones_like(x)
+    for k in range(16 if x.dtype == jnp.float64 else 9, 2, -1):
+        tail = 1 - x * (1 / k) * tail
+    return 0.5 * jnp.square(x) * tail
 
 
 def over(axis: int, value: ArrayLike) -> ArrayLike:

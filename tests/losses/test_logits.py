@@ -72,6 +72,28 @@ def test_near_and_far_logits_meet():
     )
 
 
+def test_offset_of_all_logits_changes_nothing():
+    """Logits drift together, for no loss holds them: what agrees but for an offset has no gradient."""
+
+    def loss(student, teacher):
+        return soft_label_kl(student, teacher, 4.0).sum()
+
+    for student, teacher in ((A, A), (A, B)):
+        offset = np.round(teacher * 1024) / 1024 + np.float32(1000)  # exact in float32, or its rounding is seen
+        teacher = offset - np.float32(1000)
+        got, expected = (jax.grad(loss)(np.round(student * 1024) / 1024, x) for x in (offset, teacher))
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_second_derivative_is_that_of_the_normaliser():
+    """Of one example: diag(q) - q q^T at T = 1; and forward mode agrees with reverse mode."""
+    q = np.asarray(softmax_with_temperature(A[0]))
+    hessian = jax.jit(jax.hessian(lambda student: soft_label_kl(student, B[0], 1.0)))(A[0])
+    np.testing.assert_allclose(hessian, np.diag(q) - np.outer(q, q), atol=1e-6)
+    forwards = jax.jacfwd(lambda student: soft_label_kl(student, B[0], 1.0))(A[0])
+    np.testing.assert_allclose(forwards, jax.grad(lambda student: soft_label_kl(student, B[0], 1.0))(A[0]), rtol=1e-6)
+
+
 def test_low_temperature_is_the_argmax():
     np.testing.assert_array_equal(softmax_with_temperature(A, 1e-4), np.eye(5)[A.argmax(-1)])
     assert np.isfinite(jax.grad(lambda x: softmax_with_temperature(x, 1e-4)[:, 0].sum())(A)).all()

@@ -1,7 +1,9 @@
 """The command line: ``jaxkd distill | evaluate | prepare | methods | models | datasets``."""
 
 import contextlib
+import dataclasses
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +34,9 @@ except ModuleNotFoundError as missing:
     if __name__ == "jaxkd.cli" and Path(sys.argv[0]).name == "jaxkd":
         sys.exit(f'error: the command line needs the extra "demo" (no {missing.name}): pip install "jaxkd[demo]"')
     raise
+
+# How to print what is copied from the terminal: neither wrapped nor read as markup.
+_AS_IT_IS: Any = {"soft_wrap": True, "markup": False}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,12 +85,21 @@ def distill(training: DistillConfig, run: RunOptions) -> None:
         try:
             outcome = jobs.distill(training, run, screen)
         except InterruptedTraining as stopped:
-            workdir = "" if run.workdir == "runs" else f" --workdir {run.workdir}"
-            console.print(f"{stopped}; all is saved, go on with: jaxkd distill{workdir} --resume {screen.run}")
+            console.print(f"{stopped}; all is saved, go on with: {_to_resume(run, screen.run)}", **_AS_IT_IS)
             raise
     console.print(outcome.comparison.table())
     console.print(outcome.comparison.verdict())
-    console.print(f"report: {outcome.run / 'report.html'}", soft_wrap=True)
+    console.print(f"report: {outcome.run / 'report.html'}", **_AS_IT_IS)
+
+
+def _to_resume(options: RunOptions, run: str) -> str:
+    """The command that goes on with a run, as it was started."""
+    words = ["jaxkd", "distill"]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name not in ("name", "resume") and value != field.default:
+            words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join([*words, "--resume", run])
 
 
 def evaluate(
@@ -183,7 +197,7 @@ class _Screen:
 
     def started(self, run: Path) -> None:
         self.run = run.name
-        self._console.print(f"run: {run}", soft_wrap=True)
+        self._console.print(f"run: {run}", **_AS_IT_IS)
 
     def phase(self, name: str, steps: int, start: int) -> None:
         self._task = self._progress.add_task(name, total=steps, completed=start, loss="")
@@ -192,7 +206,7 @@ class _Screen:
         self._progress.update(self._task, completed=step, loss=f"loss {metrics['loss'][-1].mean():.4f}")
 
     def note(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)
+        self._console.print(text, **_AS_IT_IS)
 
     def stop(self, step: int) -> str | None:
         return self._signal

@@ -52,7 +52,8 @@ def _kl_of_logits(teacher: jax.Array, student: jax.Array, where: Where, axis: in
 
 @_kl_of_logits.defjvp
 def _kl_of_logits_jvp(axis: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    value, of_teacher, of_student = _kl_and_gradients(*primals, axis)
+    teacher, student, where = primals
+    value, of_teacher, of_student = _kl_and_gradients(teacher, student, where, axis)
     return value, jnp.sum(of_teacher * tangents[0] + of_student * tangents[1], axis)
 
 

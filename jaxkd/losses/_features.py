@@ -3,7 +3,16 @@
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._core import ArrayLike, Axis, Where, at_least_float32, check_same_shape
+from jaxkd.losses._arguments import (
+    ArrayLike,
+    Axis,
+    Where,
+    at_least_float32,
+    check_axis,
+    check_floating,
+    check_same_shape,
+    check_where,
+)
 
 
 def hint(student: ArrayLike, teacher: ArrayLike, *, axis: Axis = -1, where: Where = None) -> jax.Array:
@@ -23,12 +32,16 @@ def hint(student: ArrayLike, teacher: ArrayLike, *, axis: Axis = -1, where: Wher
       The loss, the shape of the features without ``axis``, at least float32, in [0, inf).
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, ``axis`` or ``where`` does not fit, or the features are no floats.
 
     References:
       Romero et al., "FitNets: Hints for Thin Deep Nets", 2014, https://arxiv.org/abs/1412.6550
     """
+    check_floating("student features", student)
+    check_floating("teacher features", teacher)
     check_same_shape("features", student, teacher, "add a connector that brings the student's to the teacher's shape")
+    check_axis("features", student, axis)
+    check_where(where, jnp.shape(student), "features")
     student, teacher = at_least_float32(student, teacher)
     if where is None:
         return jnp.mean(jnp.square(student - teacher), axis)

@@ -5,20 +5,22 @@ Notation: s, t are the logits of student and teacher, q = softmax(s / T) and p =
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxkd._checks import check_number, shape_of
-from jaxkd.losses._core import (
+from jaxkd._checks import check_number
+from jaxkd.losses._arguments import (
     ArrayLike,
     Where,
     at_least_float32,
-    check_same_shape,
-    kl_of_logits,
-    log_softmax,
-    over,
+    check_axis,
+    check_floating,
+    check_labels,
+    check_logits,
+    check_where,
 )
-
-_CLASSES = "they have to have one shape; a teacher of other classes needs its logits mapped to the student's first"
+from jaxkd.losses._kl import kl_of_logits
+from jaxkd.losses._numerics import log_softmax, over
 
 
 def softmax_with_temperature(
@@ -51,6 +53,9 @@ def softmax_with_temperature(
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
     check_number("temperature", temperature, above=0)
+    check_floating("logits", logits)
+    check_axis("logits", logits, axis)
+    check_where(where, jnp.shape(logits), "logits")
     (logits,) = at_least_float32(logits)
     probabilities = jnp.exp(log_softmax(logits / over(axis, temperature), axis, where))
     return probabilities if where is None else jnp.where(where, probabilities, 0)
@@ -88,7 +93,7 @@ def soft_label_kl(
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
     check_number("temperature", temperature, above=0)
-    check_same_shape("logits", student_logits, teacher_logits, _CLASSES)
+    check_logits(student_logits, teacher_logits, axis, where)
     student, teacher = at_least_float32(student_logits, teacher_logits)
     temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
     divisor = over(axis, temperature)
@@ -116,7 +121,8 @@ def distillation_loss(
       student_logits: [..., classes].
       teacher_logits: [..., classes], the same shape.
       labels: integers [...] in [0, classes). Below 0 means unlabelled: the cross-entropy of that example is left out
-        (its soft part keeps the weight alpha). At or above ``classes`` the loss is NaN, never another class's.
+        (its soft part keeps the weight alpha). At or above ``classes`` is an error: it raises, or
+        where the labels are traced the loss is NaN, never another class's.
       temperature: T > 0 of the soft part, a scalar, or one for each example: [...]. The hard part has T = 1.
       alpha: the weight of the soft part, in [0, 1].
       axis: the axis of the classes.
@@ -146,7 +152,8 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
 
     Args:
       logits: [..., classes].
-      labels: integers [...]. Below 0: the example gives 0. At or above ``classes``: NaN, never another class's loss.
+      labels: integers [...]. Below 0: the example gives 0. At or above ``classes`` is an error: it
+        raises, or where the labels are traced gives NaN, never another class's loss.
       axis: the axis of the classes.
       where: bool, broadcastable to ``logits``: the classes that take part. An example whose own class does not is as
         good as unlabelled: 0, and no gradient.
@@ -155,15 +162,15 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
       The loss of each example, [...], at least float32, in [0, inf).
 
     Raises:
-      ValueError: if ``labels`` are no integers or not of the shape of ``logits`` without ``axis``.
+      ValueError: if ``labels`` are no integers, not of the shape of ``logits`` without ``axis``, or known and at or
+        above ``classes``; if ``where`` does not fit.
     """
+    check_floating("logits", logits)
+    check_axis("logits", logits, axis)
+    check_where(where, jnp.shape(logits), "logits")
     (logits,) = at_least_float32(logits)
+    check_labels(labels, np.delete(logits.shape, axis).tolist(), logits.shape[axis])
     labels = jnp.asarray(labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels are {labels.dtype}: they have to be integers (soft labels: optax.losses)")
-    expected = logits.shape[: axis % logits.ndim] + logits.shape[axis % logits.ndim + 1 :]
-    if labels.shape != expected:
-        raise ValueError(f"labels {shape_of(labels)}, logits {shape_of(logits)}: one label for each row of classes")
     labelled, labels = labels >= 0, jnp.maximum(labels, 0)
     if where is not None:
         where = jnp.broadcast_to(where, logits.shape)

@@ -1,39 +1,11 @@
-"""What the losses share: precision, checks, and softmaxes that stay finite under masks."""
+"""The Kullback-Leibler divergence of two softmaxes, precise at every temperature."""
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxkd._checks import shape_of
-
-Axis = int | Sequence[int]
-Where = jax.Array | np.ndarray | None
-ArrayLike = jax.typing.ArrayLike
-
-
-def at_least_float32(*arrays: ArrayLike) -> list[jax.Array]:
-    """The arrays as floats of at least 32 bits: bfloat16 is raised to float32, float64 stays."""
-    return [jnp.asarray(x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32)) for x in arrays]
-
-
-def check_same_shape(what: str, student: ArrayLike, teacher: ArrayLike, cure: str) -> None:
-    """Raises ValueError unless both have one shape."""
-    if jnp.shape(student) != jnp.shape(teacher):
-        raise ValueError(f"student {what} {shape_of(student)}, teacher {what} {shape_of(teacher)}: {cure}")
-
-
-def log_softmax(logits: jax.Array, axis: int, where: Where) -> jax.Array:
-    """Log-softmax over the elements where ``where`` holds.
-
-    The others come out as a huge negative number rather than -inf, and a row with nothing valid as a constant: finite,
-    so that no gradient turns into NaN; whoever sums has to leave them out.
-    """
-    if where is not None:
-        logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min)
-    return jax.nn.log_softmax(logits, axis)
+from jaxkd.losses._arguments import Where
 
 
 def kl_of_logits(teacher: jax.Array, student: jax.Array, axis: int, where: Where) -> jax.Array:
@@ -103,8 +75,3 @@ def _exp_beyond_linear(x: jax.Array) -> jax.Array:
     for k in range(16 if x.dtype == jnp.float64 else 9, 2, -1):
         tail = 1 - x * (1 / k) * tail
     return 0.5 * jnp.square(x) * tail
-
-
-def over(axis: int, value: ArrayLike) -> ArrayLike:
-    """A scalar as it is; a per-example array with ``axis`` put back, so that it broadcasts against the logits."""
-    return value if jnp.ndim(value) == 0 else jnp.expand_dims(value, axis)

@@ -1,0 +1,5 @@
+"""The table of the battery, one file a family."""
+
+from . import features, logits
+
+TABLE = (*logits.CASES, *features.CASES)

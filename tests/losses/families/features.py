@@ -1,0 +1,5 @@
+"""Losses on features."""
+
+from ..cases import Case
+
+CASES = (Case("hint", ("features", "features")),)

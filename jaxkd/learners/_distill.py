@@ -200,10 +200,14 @@ def distill(
         return DistillState(state.step + 1, new_params, collections, opt_state, state.key), metrics
 
     def deploy(state: DistillState, frozen: Variables) -> Variables:
-        del frozen
-        return {"params": state.params["student"], **state.collections["student"]}
+        kept = {"params": state.params["student"], **state.collections["student"]}
+        if objective.deployment is None:
+            return kept
+        own = {"params": state.params["objective"], **state.collections["objective"]}
+        return objective.deployment.variables(kept, own, frozen)
 
-    return Learner(init, step, deploy, student)
+    deployed = student if objective.deployment is None else objective.deployment.network(student)
+    return Learner(init, step, deploy, deployed)
 
 
 def _split(variables: Variables) -> tuple[PyTree, Variables]:

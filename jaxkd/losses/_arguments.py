@@ -53,6 +53,12 @@ def check_where(where: Where, shape: Sequence[int], over: str) -> None:
         raise ValueError(f"where {shape_of(where)} does not broadcast to {over} {printed}: give one flag for each")
 
 
+def check_variant(variant: str, known: Sequence[str]) -> None:
+    """Raises ValueError unless the loss has this variant."""
+    if variant not in known:
+        raise ValueError(f"variant {variant!r} is unknown: there is {', '.join(map(repr, known))}")
+
+
 def check_labels(labels: ArrayLike, shape: Sequence[int], classes: int) -> None:
     """Raises ValueError unless labels are integers of this shape; if they are known now, also below ``classes``."""
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):

@@ -9,27 +9,60 @@ An objective is built like an optax transformation, and objectives combine::
     )
 """
 
+from jaxkd.objectives._calibration import semantic_calibration
 from jaxkd.objectives._combine import weighted_sum
 from jaxkd.objectives._common import Number, Schedule, mean_over_examples, without_padding
+from jaxkd.objectives._congruence import correlation_congruence
 from jaxkd.objectives._connectors import Connector, make_connector
+from jaxkd.objectives._contrastive import crd
+from jaxkd.objectives._curriculum import curriculum_temperature
+from jaxkd.objectives._factor import factor_transfer
+from jaxkd.objectives._generative import masked_generative
 from jaxkd.objectives._hint import hint
 from jaxkd.objectives._logits import distillation, hard_label, soft_label
-from jaxkd.objectives._objective import Objective, Signals, Taps, Term
+from jaxkd.objectives._norm_and_direction import class_centers, norm_and_direction
+from jaxkd.objectives._objective import Deployment, Objective, Signals, Taps, Term
+from jaxkd.objectives._overhaul import overhaul
+from jaxkd.objectives._own_teacher import be_your_own_teacher
+from jaxkd.objectives._projection import orthogonal_projection
+from jaxkd.objectives._review import review
+from jaxkd.objectives._self import class_wise_self, progressive_self
+from jaxkd.objectives._sim_kd import sim_kd
+from jaxkd.objectives._srrl import srrl
+from jaxkd.objectives._vid import vid
 
 __all__ = [
     "Connector",
+    "Deployment",
     "Number",
     "Objective",
     "Schedule",
     "Signals",
     "Taps",
     "Term",
+    "be_your_own_teacher",
+    "class_centers",
+    "class_wise_self",
+    "correlation_congruence",
+    "crd",
+    "curriculum_temperature",
     "distillation",
+    "factor_transfer",
     "hard_label",
     "hint",
     "make_connector",
+    "masked_generative",
     "mean_over_examples",
+    "norm_and_direction",
+    "orthogonal_projection",
+    "overhaul",
+    "progressive_self",
+    "review",
+    "semantic_calibration",
+    "sim_kd",
     "soft_label",
+    "srrl",
+    "vid",
     "weighted_sum",
     "without_padding",
 ]

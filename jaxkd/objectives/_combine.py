@@ -4,7 +4,7 @@ import jax
 
 from jaxkd.networks import Variables
 from jaxkd.objectives._common import Number, value_at
-from jaxkd.objectives._objective import Objective, Signals, Taps, Term
+from jaxkd.objectives._objective import Deployment, Objective, Signals, Taps, Term
 
 
 def weighted_sum(**terms: tuple[Number, Objective]) -> Objective:
@@ -16,6 +16,9 @@ def weighted_sum(**terms: tuple[Number, Objective]) -> Objective:
 
     Returns:
       The objective whose variables are ``{collection: {name: ...}}``.
+
+    Raises:
+      ValueError: of nothing, of what is no (weight, objective), or of two that deploy more than the student.
     """
     if not terms:
         raise ValueError("weighted_sum of nothing: give at least one name=(weight, objective)")
@@ -29,6 +32,10 @@ def weighted_sum(**terms: tuple[Number, Objective]) -> Objective:
         )
     )
 
+    deploying = [name for name, (_, objective) in terms.items() if objective.deployment is not None]
+    if len(deploying) > 1:
+        raise ValueError(f"{' and '.join(deploying)} each deploy a network of their own: keep one of them")
+
     def init(key: jax.Array, signals: Signals) -> Variables:
         variables: dict[str, dict] = {}
         for position, (name, (_, objective)) in enumerate(terms.items()):
@@ -41,7 +48,7 @@ def weighted_sum(**terms: tuple[Number, Objective]) -> Objective:
         all_metrics: dict[str, Term] = {}
         updated: dict[str, dict] = {}
         for name, (weight, objective) in terms.items():
-            own = {collection: value[name] for collection, value in variables.items() if name in value}
+            own = _own(variables, name)
             inner, metrics, new = objective.apply(own, signals)
             for key, term in inner.items():
                 scaled = term._replace(weight=value_at(weight, signals.step) * term.weight)
@@ -51,4 +58,16 @@ def weighted_sum(**terms: tuple[Number, Objective]) -> Objective:
                 updated.setdefault(collection, {})[name] = value
         return all_terms, all_metrics, updated
 
-    return Objective(taps, init, apply)
+    deployment = None
+    if deploying:
+        (name,) = deploying
+        inner = terms[name][1].deployment
+        assert inner is not None
+        deployment = Deployment(
+            inner.network, lambda student, own, teacher: inner.variables(student, _own(own, name), teacher)
+        )
+    return Objective(taps, init, apply, deployment)
+
+
+def _own(variables: Variables, name: str) -> Variables:
+    return {collection: value[name] for collection, value in variables.items() if name in value}

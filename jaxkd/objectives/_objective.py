@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxkd.networks import Batch, Outputs, Variables
+from jaxkd.networks import Batch, Network, Outputs, Variables
 
 
 class Taps(NamedTuple):
@@ -50,6 +50,18 @@ class Term(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which no one calls on a term
 
 
+class Deployment(NamedTuple):
+    """How a method that deploys more than the student is to be kept.
+
+    Attributes:
+      network: ``student -> network``: the student with what belongs to it, as one network.
+      variables: ``(the student's, the objective's, the teacher's variables) -> variables`` of that network.
+    """
+
+    network: Callable[[Network], Network]
+    variables: Callable[[Variables, Variables, Variables], Variables]
+
+
 class Objective(NamedTuple):
     """A loss with what it needs around it, built like an optax transformation.
 
@@ -59,8 +71,10 @@ class Objective(NamedTuple):
         in other collections. ``signals`` holds shapes only, but ``teacher_variables`` is concrete.
       apply: ``(variables, signals) -> (terms by name, metrics by name, updated collections)``. Metrics are terms too,
         of which the weight is not used: they are averaged like losses, but not minimised.
+      deployment: None where the student alone is kept, as of most methods; see ``Deployment``.
     """
 
     taps: Taps
     init: Callable[[jax.Array, Signals], Variables]
     apply: Callable[[Variables, Signals], tuple[Mapping[str, Term], Mapping[str, Term], Variables]]
+    deployment: Deployment | None = None

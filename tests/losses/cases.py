@@ -23,10 +23,14 @@ KINDS: Mapping[str, tuple[int, ...]] = {
     "features": (DIM,),
     "embedding": (5,),
     "map": (2, 3, 4),
+    "tokens": (6, 4),
+    "cells": (2, 3),
     "labels": (),
 }
 PER_EXAMPLE_ROWS = {"logits", "features", "labels"}
 """Kinds of which a loss takes any number of axes of examples, or none."""
+NOT_FLOATING = {"labels", "cells"}
+"""Kinds without a gradient: integers, and flags of the positions of a map."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,11 +42,13 @@ class Case:
       takes: the kinds of its positional arguments, the student's first.
       parameters: keyword arguments of loss and oracle.
       not_zero: why it is not 0 where the student equals the teacher.
-      over: what ``where`` selects: "elements" [*examples, dim], "positions" [batch, height, width], "examples"
-        [batch], or "" where the loss has no ``where``. "" and a loss that has one: its family tests it.
+      over: what ``where`` selects: "elements" [*examples, dim], "positions" [batch, height, width], "tokens"
+        [batch, length], "examples" [batch], or "" where the loss has no ``where``. "" and a loss that has one: its
+        family tests it.
       unmasked: indices of the arguments that ``where`` does not reach (class centres, for one).
       keeps_axis: whether the result keeps the axis of the classes.
       draw: draws the arguments itself: ``(rng, examples) -> float64 arrays``, of the kinds in ``takes``.
+      pack: makes the loss's and the oracle's positional arguments of the arrays, where these are not arrays.
       needs_two: it has no meaning for one example, and raises.
       skip: parts of the battery that it cannot take, by the name of the test, and why.
     """
@@ -55,6 +61,7 @@ class Case:
     unmasked: tuple[int, ...] = ()
     keeps_axis: bool = False
     draw: Callable[[np.random.Generator, tuple[int, ...]], Sequence[Any]] | None = None
+    pack: Callable[..., Sequence[Any]] | None = None
     needs_two: bool = False
     skip: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -72,7 +79,7 @@ class Case:
 
     @property
     def floating(self) -> list[int]:
-        return [i for i, kind in enumerate(self.takes) if kind != "labels"]
+        return [i for i, kind in enumerate(self.takes) if kind not in NOT_FLOATING]
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -83,14 +90,19 @@ class Case:
 
     @property
     def eager(self) -> Callable[..., jax.Array]:
-        return functools.partial(getattr(losses, self.name), **self.parameters)
+        loss = functools.partial(getattr(losses, self.name), **self.parameters)
+        if self.pack is None:
+            return loss
+        pack = self.pack
+        return lambda *arrays, **keywords: loss(*pack(*arrays), **keywords)
 
     @functools.cached_property
     def loss(self) -> Callable[..., jax.Array]:
-        return jax.jit(self.eager, static_argnames="axis")
+        return jax.jit(self.eager, static_argnames="axis" if "axis" in self.signature else ())
 
     def oracle(self, *arrays: Any, where: Any = None) -> np.ndarray:
         masked = {} if where is None else {"where": where}
+        arrays = arrays if self.pack is None else self.pack(*arrays)
         return np.asarray(getattr(oracles, self.name)(*arrays, **self.parameters, **masked))
 
     @functools.cached_property
@@ -113,13 +125,16 @@ class Case:
         rng = np.random.default_rng(seed)
         if self.draw is not None:
             drawn = self.draw(rng, examples)
-            return [x if kind == "labels" else np.asarray(x, dtype) for x, kind in zip(drawn, self.takes, strict=True)]
+            pairs = zip(drawn, self.takes, strict=True)
+            return [x if kind in NOT_FLOATING else np.asarray(x, dtype) for x, kind in pairs]
         drawn = []
         for kind in self.takes:
             shape = examples + KINDS[kind]
             if kind == "labels":
                 labels = rng.integers(0, labels_below, shape)
                 drawn.append(np.where(rng.random(shape) < 0.3, -1, labels).astype(np.int32))
+            elif kind == "cells":
+                drawn.append(rng.random(shape) < 0.5)
             else:
                 drawn.append(((3 if kind == "logits" else 1) * rng.standard_normal(shape)).astype(dtype))
         return drawn
@@ -135,7 +150,7 @@ class Case:
             where = np.ones(examples, bool)
             where[rng.permutation(examples[0])[: examples[0] // 3]] = False
             return where
-        shape = KINDS["map"][:-1] if self.over == "positions" else (DIM,)
+        shape = {"positions": KINDS["map"][:-1], "tokens": KINDS["tokens"][:-1]}.get(self.over, (DIM,))
         where = np.ones((*examples, int(np.prod(shape))), bool)
         for i in np.ndindex(examples):
             # Never the first two classes, which the labels are of.
@@ -154,8 +169,8 @@ class Case:
             return x[where]
         if kind == "labels":
             return x
-        if self.over == "positions":
-            return x[where].reshape(len(x), -1, x.shape[-1])
+        if self.over in ("positions", "tokens"):
+            return x[where].reshape(len(x), -1, *x.shape[where.ndim :])
         return x[where].reshape(*x.shape[:-1], -1)
 
 

@@ -1,5 +1,15 @@
 """The table of the battery, one file a family."""
 
-from . import features, logits
+from . import correlations, detection, divergences, features, logits, maps, refined_logits, relations, transformers
 
-TABLE = (*logits.CASES, *features.CASES)
+TABLE = (
+    *logits.CASES,
+    *divergences.CASES,
+    *features.CASES,
+    *correlations.CASES,
+    *maps.CASES,
+    *refined_logits.CASES,
+    *relations.CASES,
+    *transformers.CASES,
+    *detection.CASES,
+)

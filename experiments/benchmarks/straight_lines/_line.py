@@ -1,0 +1,54 @@
+"""What is compared: a loss, the same as straight-line code, and the inputs."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxkd import losses
+
+SHAPES: Mapping[str, tuple[int, ...]] = {
+    "logits": (512, 1000),
+    "embedding": (256, 128),
+    "map": (32, 16, 16, 64),
+    "labels": (512,),
+}
+
+
+class Line(NamedTuple):
+    """A loss and its plain rival.
+
+    Attributes:
+      plain: the loss as one would write it in place, in at most 15 lines, without masks, checks and safe norms; its
+        name is the loss's, its result means the same.
+      takes: kinds of the positional arguments (see ``SHAPES``), or shapes. Those of floats are differentiated.
+      parameters: keyword arguments of both.
+    """
+
+    plain: Callable[..., jax.Array]
+    takes: Sequence[str | tuple[int, ...]]
+    parameters: Mapping[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return self.plain.__name__
+
+    @property
+    def loss(self) -> Callable[..., jax.Array]:
+        return getattr(losses, self.name)
+
+    @property
+    def length(self) -> int:
+        """Lines of the plain form's body."""
+        return len(inspect.getsource(self.plain).rstrip().splitlines()) - 1
+
+    def inputs(self) -> list[np.ndarray]:
+        """Random arguments."""
+        rng = np.random.default_rng(0)
+        shapes = [SHAPES[kind] if isinstance(kind, str) else kind for kind in self.takes]
+        return [
+            rng.integers(0, SHAPES["logits"][-1], shape) if kind == "labels" else rng.standard_normal(shape, np.float32)
+            for kind, shape in zip(self.takes, shapes, strict=True)
+        ]

@@ -1,0 +1,127 @@
+"""Response distillation: the alpha-beta divergence of ABKD, with its limits."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxkd._checks import check_number
+from jaxkd.losses._arguments import ArrayLike, Where, check_variant
+from jaxkd.losses._numerics import log_softmax, over
+from jaxkd.losses._pairs import logit_pair, static_number, without_excluded
+
+
+def alpha_beta_divergence(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    temperature: ArrayLike = 1.0,
+    variant: str = "continuous",
+    axis: int = -1,
+    where: Where = None,
+) -> jax.Array:
+    """The alpha-beta divergence of ABKD: alpha and beta choose which errors of the student weigh more.
+
+    D(p || q) = -1/(a b) sum_c [p^a q^b - a/(a+b) p^(a+b) - b/(a+b) q^(a+b)], a = alpha, b = beta, p = softmax(t / T),
+    q = softmax(s / T). Where that divides by 0 its limits hold:
+      * b = 0: 1/a^2 sum [p^a log(p^a / q^a) - p^a + q^a]; a = 1, b = 0 is KL(p || q);
+      * a = 0: the same with a and b, p and q exchanged; a = 0, b = 1 is KL(q || p);
+      * a + b = 0: 1/a^2 sum [log(q^a / p^a) + p^a / q^a - 1];
+      * a = b = 0: half of sum (log p - log q)^2.
+    ``variant="code"`` has the authors' branches, which have 1/a or 1/b instead of the squares and therefore jump.
+    There is no T^2. Published for language models: a = b = 0.5 at T = 1, the mean over valid tokens, as
+    (1 - w) LM + w D; the classification code has T and takes the mean over examples. Classes that the teacher
+    excludes (a logit of -inf) take no part: many of these would be infinite.
+
+    Args:
+      student_logits: [..., classes].
+      teacher_logits: [..., classes], the same shape.
+      alpha: a static number. Negative exponents saturate, at the square root of the largest number at most.
+      beta: a static number.
+      temperature: T > 0, a scalar, or one for each example: [...].
+      variant: "continuous" or "code".
+      axis: the axis of the classes.
+      where: bool, broadcastable to the logits: the classes that take part. A fully masked example gives 0.
+
+    Returns:
+      The loss of each example, [...], at least float32, in [0, inf); with "code" and a negative exponent below 0.
+
+    Raises:
+      ValueError: if the shapes differ, there is one class, ``alpha`` or ``beta`` is traced, ``temperature`` is known
+        and not above 0, or ``variant`` is not known.
+
+    References:
+      Wang et al., "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via
+      alpha-beta-Divergence", 2025, https://arxiv.org/abs/2505.04560
+    """
+    alpha, beta = static_number("alpha", alpha), static_number("beta", beta)
+    check_number("temperature", temperature, above=0)
+    check_variant(variant, ("continuous", "code"))
+    student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
+    divisor = over(axis, jnp.asarray(temperature, jnp.result_type(student, teacher)))
+    student, teacher = without_excluded(student / divisor, teacher / divisor)
+    # Of what takes no part both are the same huge negative number, and the terms below are 0.
+    log_p, log_q = (log_softmax(x, axis, where) for x in (teacher, student))
+    if alpha == 0 == beta:
+        return 0.5 * jnp.sum(jnp.square(log_p - log_q), axis)
+    if beta == 0:
+        terms, exponent = _kl_of_powers(log_p, log_q, alpha), alpha
+    elif alpha == 0:
+        terms, exponent = _kl_of_powers(log_q, log_p, beta), beta
+    elif alpha + beta == 0:
+        log_ratio = alpha * (log_p - log_q)
+        terms, exponent = jnp.expm1(_capped(log_ratio)) - log_ratio, alpha
+    else:
+        return jnp.sum(_general(log_p, log_q, alpha, beta), axis)
+    return jnp.sum(terms, axis) / (exponent if variant == "code" else exponent**2)
+
+
+def _kl_of_powers(log_p: jax.Array, log_q: jax.Array, exponent: float) -> jax.Array:
+    """P log(P / Q) - P + Q of the powers P = p^exponent and Q of q: none negative, from the larger of the two."""
+    d = exponent * (log_p - log_q)
+    below = -jnp.abs(d)
+    fall = jnp.expm1(below)
+    # P is the larger: P (d - 1 + e^-d); or Q is: Q (1 + e^d (d - 1)).
+    factor = jnp.where(d >= 0, fall - below, below * (fall + 1) - fall)
+    return _power(log_p, log_q, exponent) * factor
+
+
+def _general(log_p: jax.Array, log_q: jax.Array, alpha: float, beta: float) -> jax.Array:
+    """The terms of the divergence, by the larger of p^(a+b) and q^(a+b).
+
+    If it is p's: p^(a+b) b [((q/p)^(a+b) - 1) / (a+b) - ((q/p)^b - 1) / b] / (a b), and the same with a and b
+    exchanged if it is q's. So nothing grows without bound that is multiplied by what vanishes, and all cancels where
+    p = q.
+    """
+    total = alpha + beta
+    below = -math.copysign(1, total) * jnp.abs(log_p - log_q)
+    other = jnp.where((log_p >= log_q) == (total > 0), beta, alpha).astype(below.dtype)
+    factor = other * (_exp_slope(total, below) - _exp_slope(other, below))
+    return _power(log_p, log_q, total) * factor / (alpha * beta)
+
+
+@jax.custom_jvp
+def _exp_slope(k: jax.Array | float, x: jax.Array) -> jax.Array:
+    """Computes (e^(k x) - 1) / k. By x it has the derivative e^(k x) to the last bit: those of two k cancel at 0."""
+    return jnp.expm1(_capped(jnp.asarray(k * x))) / k
+
+
+@_exp_slope.defjvp
+def _exp_slope_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    k, x = primals
+    beyond_one = jnp.expm1(_capped(jnp.asarray(k * x)))
+    return beyond_one / k, (beyond_one + 1) * tangents[1]
+
+
+def _power(log_p: jax.Array, log_q: jax.Array, exponent: float) -> jax.Array:
+    """The larger of p^exponent and q^exponent."""
+    if exponent > 0:
+        return jnp.exp(exponent * jnp.maximum(log_p, log_q))
+    return jnp.exp(_capped(exponent * jnp.minimum(log_p, log_q)))
+
+
+def _capped(exponent: jax.Array) -> jax.Array:
+    """An exponent such that products of two of its exponentials, and their gradients, stay finite."""
+    return jnp.minimum(exponent, math.log(float(jnp.finfo(exponent.dtype).max)) / 4)

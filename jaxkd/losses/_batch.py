@@ -1,0 +1,52 @@
+"""What the losses that relate the examples of a batch take: features of every example, and which examples count."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxkd._checks import shape_of
+from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_floating, check_where
+from jaxkd.losses._numerics import gathered
+
+
+def check_batches(named: Sequence[tuple[str, ArrayLike]], where: Where) -> None:
+    """Raises ValueError unless all are floats [batch, ...] of the same examples, and ``where`` has a flag for each."""
+    for what, x in named:
+        check_floating(what, x)
+    sizes = {jnp.shape(x)[:1] for _, x in named}
+    if len(sizes) > 1 or any(jnp.ndim(x) < 2 for _, x in named):
+        shapes = ", ".join(f"{what} {shape_of(x)}" for what, x in named)
+        raise ValueError(f"{shapes}: they have to be [batch, features] of the same examples, in the same order")
+    check_where(where, sizes.pop(), "examples")
+
+
+def global_batch(
+    named: Sequence[tuple[str, ArrayLike]], where: Where, axis_name: str | None
+) -> tuple[list[jax.Array], jax.Array | None, ArrayLike]:
+    """The features of the global batch, flattened, 0 where masked; its ``where``; and how many examples take part.
+
+    Raises ValueError for a global batch of one: there is nothing to relate.
+    """
+    check_batches(named, where)
+    arrays = [x.reshape(len(x), math.prod(x.shape[1:])) for x in at_least_float32(*(x for _, x in named))]
+    if where is not None:
+        where = jnp.broadcast_to(where, arrays[0].shape[:1])
+    *arrays, where = gathered(axis_name, *arrays, where)
+    if len(arrays[0]) == 1:
+        what, x = named[0]
+        raise ValueError(
+            f"{what} {shape_of(x)}: one example has no relations; give a batch of two or more (axis_name= for the "
+            "examples of all devices)"
+        )
+    if where is None:
+        return arrays, None, len(arrays[0])
+    where = jnp.asarray(where)
+    selected = [jnp.where(where[:, None], x, 0) for x in arrays]
+    return selected, where, jnp.maximum(jnp.sum(where), 1).astype(arrays[0].dtype)
+
+
+def pairs_of(where: jax.Array | None) -> jax.Array | None:
+    """[batch, batch]: the pairs of examples that both take part."""
+    return None if where is None else where[:, None] & where

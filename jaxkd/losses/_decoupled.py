@@ -1,0 +1,131 @@
+"""Response distillation that treats the labelled class and the others apart.
+
+Notation: s, t are the logits of student and teacher, y the label, T the temperature.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxkd._checks import check_number
+from jaxkd.losses._arguments import ArrayLike, Where
+from jaxkd.losses._kl import kl_of_logits
+from jaxkd.losses._logits import cross_entropy
+from jaxkd.losses._numerics import log_softmax, over
+from jaxkd.losses._own_class import NOT_NEGATIVE, OwnClass, logsumexp
+from jaxkd.losses._pairs import cross_entropy_of, logit_pair, probabilities
+
+
+def decoupled_kd(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    labels: ArrayLike,
+    temperature: ArrayLike = 4.0,
+    *,
+    alpha: ArrayLike = 1.0,
+    beta: ArrayLike = 8.0,
+    axis: int = -1,
+    where: Where = None,
+) -> jax.Array:
+    """Decoupled knowledge distillation (DKD): the labelled class and the others, each with a weight of its own.
+
+    L = T^2 (alpha TCKD + beta NCKD). TCKD is KL(teacher || student) of the two probabilities (own class, all others),
+    NCKD that of the distributions over the other classes, softmax of the logits / T without the own one. With beta =
+    1 - p_y, p = softmax(t / T), and alpha = 1 it is ``soft_label_kl``: that is the coupling which beta undoes.
+
+    The mean over the batch is the published loss. Published weights, beside a cross-entropy of weight 1, alpha = 1,
+    growing from 0 over the first 20 epochs: CIFAR-100 at T = 4, beta 8, 6 (WRN pairs, VGG13 to VGG8 and MobileNetV2)
+    or 2 (ResNet56 to 20, 110 to 32); ImageNet at T = 1, beta .5 (ResNet34 to 18) or 2 (ResNet50 to MobileNetV1).
+
+    Args:
+      student_logits: [..., classes], two classes at least.
+      teacher_logits: [..., classes], the same shape.
+      labels: integers [...] in [0, classes). Below 0: the example gives 0. At or above ``classes`` is an error: it
+        raises, or where the labels are traced gives NaN.
+      temperature: T > 0, a scalar, or one for each example: [...].
+      alpha: the weight of TCKD, >= 0, a scalar, or one for each example.
+      beta: the weight of NCKD, likewise.
+      axis: the axis of the classes.
+      where: bool, broadcastable to the logits: the classes that take part. An example whose own class does not is as
+        good as unlabelled.
+
+    Returns:
+      The loss of each example, [...], at least float32, in [0, inf).
+
+    Raises:
+      ValueError: if shapes do not fit, there is one class, labels are no integers, or a known number is out of range.
+
+    References:
+      Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022, https://arxiv.org/abs/2203.08679
+    """
+    check_number("temperature", temperature, above=0)
+    check_number("alpha", alpha, within=NOT_NEGATIVE)
+    check_number("beta", beta, within=NOT_NEGATIVE)
+    student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
+    own = OwnClass(labels, student, axis, where)
+    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
+    student, teacher = student / over(axis, temperature), teacher / over(axis, temperature)
+    rest_of_teacher = logsumexp(teacher, axis, own.others)
+    of_target = kl_of_logits(
+        jnp.stack([own.of(teacher), rest_of_teacher], -1),
+        jnp.stack([own.of(student), logsumexp(student, axis, own.others)], -1),
+        -1,
+        None,
+    )
+    of_others = kl_of_logits(teacher, student, axis, own.others)
+    # A teacher that rules out all others has no distribution over them.
+    of_others = jnp.where(rest_of_teacher > 0.5 * jnp.finfo(teacher.dtype).min, of_others, 0)
+    return own.only_labelled(jnp.square(temperature) * (jnp.asarray(alpha) * of_target + jnp.asarray(beta) * of_others))
+
+
+def normalized_kd(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    labels: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    *,
+    gamma: ArrayLike = 1.5,
+    axis: int = -1,
+    where: Where = None,
+) -> jax.Array:
+    """Normalized knowledge distillation (NKD): soft cross-entropies of the labelled class and of the others.
+
+    L = -p_y log q_y - gamma T^2 sum_(c != y) P_c log Q_c. p, q are the softmaxes of the logits, at temperature 1
+    always; P, Q those of the logits / T over the classes other than y, so that both add up to 1. It is no divergence:
+    a student equal to its teacher gives the entropies.
+
+    The mean over the batch is the published loss. Published weights: gamma 1.5 at T = 1, beside a cross-entropy of
+    weight 1 (CIFAR-100 and ImageNet). For labels of mixed-up examples the paper's code takes the larger class.
+
+    Args:
+      student_logits: [..., classes], two classes at least.
+      teacher_logits: [..., classes], the same shape.
+      labels: integers [...] in [0, classes). Below 0: the example gives 0. At or above ``classes`` is an error: it
+        raises, or where the labels are traced gives NaN.
+      temperature: T > 0 of the second term, a scalar, or one for each example: [...].
+      gamma: the weight of the second term, >= 0, a scalar, or one for each example.
+      axis: the axis of the classes.
+      where: bool, broadcastable to the logits: the classes that take part. An example whose own class does not is as
+        good as unlabelled.
+
+    Returns:
+      The loss of each example, [...], at least float32, in [0, inf).
+
+    Raises:
+      ValueError: if shapes do not fit, there is one class, labels are no integers, or a known number is out of range.
+
+    References:
+      Yang, Zeng, Li, Zhang, Yuan, Li, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
+      with Normalized Loss and Customized Soft Labels", 2023, https://arxiv.org/abs/2303.13005
+    """
+    check_number("temperature", temperature, above=0)
+    check_number("gamma", gamma, within=NOT_NEGATIVE)
+    student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
+    own = OwnClass(labels, student, axis, where)
+    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
+    p_own = jnp.exp(-cross_entropy(teacher, labels, axis=axis, where=where))
+    of_target = p_own * cross_entropy(student, labels, axis=axis, where=where)
+    divisor = over(axis, temperature)
+    P, log_Q = probabilities(teacher / divisor, axis, own.others), log_softmax(student / divisor, axis, own.others)
+    return own.only_labelled(
+        of_target + jnp.asarray(gamma) * jnp.square(temperature) * cross_entropy_of(P, log_Q, axis)
+    )

@@ -1,0 +1,100 @@
+"""What is particular to the losses of detectors: weights, normalisers, published reductions, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxkd import losses
+
+from . import oracles
+from .families.detection import draw_boxes, draw_sides
+
+RNG = np.random.default_rng(0)
+MAPS = RNG.standard_normal((2, 3, 2, 3, 4))
+WHERE = np.array([[[True, False, True], [True, True, True]], [[False] * 3, [True] * 3], [[False] * 3] * 2])
+ARRAYS = {
+    "class_response": MAPS,
+    "localization_kl": draw_sides(RNG, (3,)),
+    "box_distillation": draw_boxes(RNG, (3,)),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_weights_agree_with_the_oracle_and_nan_stays_masked(name):
+    student, teacher = ARRAYS[name]
+    weights = RNG.random(WHERE.shape)
+    expected = getattr(oracles, name)(student, teacher, weights=weights, where=WHERE)
+    spread = WHERE.reshape(WHERE.shape + (1,) * (student.ndim - 3))
+    spoilt = [np.where(spread, x, np.nan) for x in (student, teacher)]
+
+    def total(student, weights):
+        values = getattr(losses, name)(student, spoilt[1], weights=weights, where=WHERE)
+        return values.sum(), values
+
+    with jax.enable_x64(True):
+        compute = jax.jit(jax.grad(total, (0, 1), has_aux=True))
+        gradients, values = compute(spoilt[0], np.where(WHERE, weights, np.nan))
+        (gradient, of_weights), values = [np.asarray(x) for x in gradients], np.asarray(values)
+    np.testing.assert_allclose(values, expected, rtol=1e-10)
+    assert values[2] == 0
+    assert np.isfinite(gradient).all()
+    assert not np.where(spread, 0, gradient).any()
+    # Detached, as in the code.
+    assert not np.any(of_weights)
+    assert not np.any(getattr(losses, name)(student, teacher, weights=np.zeros(WHERE.shape)))
+
+
+@pytest.mark.parametrize("name", ["class_response", "box_distillation"])
+def test_the_mean_over_the_batch_is_a_sum_by_the_positives_of_the_batch(name):
+    student, teacher = ARRAYS[name]
+    weights, positives = RNG.random(WHERE.shape), 7
+    per_location = getattr(losses, name)(*(x.reshape(18, 1, -1) for x in (student, teacher)))
+    expected = np.sum(per_location * weights.ravel()) / positives
+    values = getattr(losses, name)(student, teacher, weights=weights, normalizer=positives / 3)
+    np.testing.assert_allclose(np.mean(values), expected, rtol=1e-5)
+
+
+def test_code_of_localization_is_a_fraction_of_the_sum():
+    student, teacher = ARRAYS["localization_kl"]
+    weights = RNG.random(WHERE.shape)
+    normalized = losses.localization_kl(student, teacher, weights=weights)
+    code = losses.localization_kl(student, teacher, weights=weights, variant="code")
+    np.testing.assert_allclose(code, normalized * weights.sum((1, 2)) / 4, rtol=1e-5)
+
+
+def test_code_of_imitation_divides_by_the_positions_of_the_batch():
+    student, teacher = MAPS
+    cells = WHERE
+    squares = np.square(student - teacher)
+    inside, outside = squares[cells].sum() / (2 * cells.sum()), squares[~cells].sum() / (2 * (~cells).sum())
+    value = losses.fine_grained_imitation(student, teacher, cells, variant="code").mean()
+    np.testing.assert_allclose(value, inside, rtol=1e-5)
+    weights = {"foreground_weight": 3, "background_weight": 12}
+    value = losses.decoupled_feature(student, teacher, cells, **weights, variant="code").mean()
+    np.testing.assert_allclose(value, (3 * inside + 12 * outside) / 4, rtol=1e-5)
+
+
+def test_boxes_by_hand():
+    student, teacher = np.array([[[0.0, 0, 2, 2]]]), np.array([[[1.0, 1, 3, 3]]])
+    for variant, value in (("iou", 6 / 7), ("giou", 6 / 7 + 2 / 9), ("l1", 4), ("smooth_l1", 2)):
+        got = losses.box_distillation(student, teacher, variant=variant)
+        np.testing.assert_allclose(got, [value], rtol=1e-6)
+
+
+def test_errors():
+    student, teacher = MAPS
+    for said, arguments in (
+        (r"weights \[3,2\].*\[3,2,3\]", {"weights": np.ones((3, 2))}),
+        (r"normalizer \[2\].*\[3\]", {"normalizer": np.ones(2)}),
+        ("beta", {"beta": 0.5}),
+    ):
+        with pytest.raises(ValueError, match=said):
+            losses.class_response(student, teacher, **arguments)
+    with pytest.raises(ValueError, match="four coordinates"):
+        losses.box_distillation(student[..., :3], teacher[..., :3])
+    with pytest.raises(ValueError, match="one bin"):
+        losses.localization_kl(student[..., :1], teacher[..., :1])
+    for wrong in (np.ones((3, 2, 3)), np.ones((3, 2), bool)):
+        with pytest.raises(ValueError, match="foreground"):
+            losses.fine_grained_imitation(student, teacher, jnp.asarray(wrong))

@@ -3,8 +3,6 @@
 import os
 import tempfile
 
-import pytest
-
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
@@ -14,12 +12,3 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """What one worker runs in a row: a module or class, for its fixtures; of the battery, all that is of one loss."""
-    for item in items:
-        case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
-        battery = item.path.name == "test_losses.py" and case is not None
-        item.add_marker(pytest.mark.xdist_group(str(case) if battery else item.nodeid.rpartition("::")[0]))

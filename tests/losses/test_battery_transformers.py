@@ -1,0 +1,4 @@
+"""The battery over the losses of this family."""
+
+from .battery import *  # noqa: F403
+from .families.transformers import CASES  # noqa: F401

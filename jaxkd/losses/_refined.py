@@ -94,8 +94,8 @@ def one_for_all(
     no divergence: a student equal to its teacher does not give 0.
 
     The mean over the batch is the published loss. It is taken of the logits and of each of four inner stages, whose
-    features projectors turn into logits; all five have weight 1 beside a cross-entropy of weight 1, at T = 1, with
-    e between 1 and 1.5 by pair of models and stage.
+    features projectors turn into logits; all five have weight 1 beside a cross-entropy of weight 1, at T = 1. e is 1
+    where the code says nothing else, 1.5 in its example for ImageNet (DeiT-T to ResNet18); it may differ by stage.
 
     Args:
       student_logits: [..., classes], of the student or of the projector of one of its stages; two classes at least.
@@ -147,13 +147,14 @@ def teacher_free(
     """Teacher-free regularisation (Tf-KD reg): distillation from a virtual teacher that is right, and unsure alike.
 
     The virtual teacher u has ``confidence`` in the label and the same small rest in each other class.
-    L = T^2 KL(u' || q), u' = softmax(log(u) / T), q = softmax(s / T), as printed in the paper. ``variant="code"`` is
-    what the published numbers were made with, L = KL(softmax(u / T) || softmax(s)) / classes: the probabilities of u
-    serve as logits, which makes the target all but uniform, the student is not softened, there is no T^2, and the
-    sum over classes is a mean.
+    L = T^2 KL(u' || q), u' = softmax(log(u) / T), q = softmax(s / T): the paper's idea, u softened like any teacher.
+    ``variant="code"`` is what the published numbers were made with, L = KL(softmax(u / T) || softmax(s)) / classes: the
+    probabilities of u serve as logits, which makes the target all but uniform, the student is not softened, there is
+    no T^2, and the sum over classes is a mean.
 
-    The mean over the batch is the published loss; published: (1 - a) cross-entropy + a m L of ``variant="code"``, a
-    from .1 to .95, T 20 or 40, multiplier m 1, 10 or 50, all by model (CIFAR-100).
+    Published weights go with ``variant="code"``, whose mean over the batch is the published loss, and with no other:
+    (1 - a) cross-entropy + a m L, on CIFAR-100 by model (a, T, m): ResNet18 (.1, 20, 100), GoogLeNet (.1, 40, 50),
+    MobileNetV2 (.95, 40, 1), ShuffleNetV2 (.95, 10, 1).
 
     Args:
       logits: the student's, [..., classes], two classes at least.

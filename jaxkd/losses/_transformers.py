@@ -76,7 +76,7 @@ def attention_relation(
     return masked_mean(divergences, where[:, None], (1, 2))
 
 
-def attention_mse(student: ArrayLike, teacher: ArrayLike, *, variant: str = "paper", where: Where = None) -> jax.Array:
+def attention_mse(student: ArrayLike, teacher: ArrayLike, *, variant: str = "code", where: Where = None) -> jax.Array:
     """TinyBERT's attention loss: the mean squared difference of attention scores, before their softmax.
 
     L = mean over heads, queries and keys of (S_student - S_teacher)^2, S = Q K^T / sqrt(d). Student and teacher have as
@@ -85,18 +85,18 @@ def attention_mse(student: ArrayLike, teacher: ArrayLike, *, variant: str = "pap
     its own, before the one on predictions.
 
     Variants:
-      * "paper" (default): the mean over the valid tokens, as queries and as keys. An additive mask is no score: say
-        what is padding by ``where``; scores of -inf that it does not cover give NaN.
-      * "code": scores up to -100, which additive masks make, are set to 0 in both, then the mean is over all entries:
-        those zeros, and queries that are padding, count. Published weights were found with it. The two agree where
-        nothing is padding.
+      * "code" (default): scores up to -100, which additive masks make, are set to 0 in both. Published weights were
+        found with it, without ``where``: those zeros, and the queries that are padding, count in the mean. With
+        ``where`` the mean is over what takes part, and padding changes nothing.
+      * "paper": all scores as they are. An additive mask is no score: say what is padding by ``where``; scores of -inf
+        that it does not cover give NaN. The two agree where ``where`` covers the padding.
 
     The mean over the batch is the published loss of a layer.
 
     Args:
       student: scores [batch, heads, queries, keys].
       teacher: scores of the same shape.
-      variant: "paper" or "code".
+      variant: "code" or "paper".
       where: bool, either [batch, length], the tokens that take part, as queries and as keys (of self-attention); or
         of four axes, broadcastable to the scores, the entries that take part (cross-attention, causal masks).
 
@@ -111,7 +111,7 @@ def attention_mse(student: ArrayLike, teacher: ArrayLike, *, variant: str = "pap
       Jiao et al., "TinyBERT: Distilling BERT for Natural Language Understanding", 2019,
       https://arxiv.org/abs/1909.10351
     """
-    check_variant(variant, ("paper", "code"))
+    check_variant(variant, ("code", "paper"))
     check_floating("student scores", student)
     check_floating("teacher scores", teacher)
     check_same_shape("scores", student, teacher, "give both models the same tokens; heads have to be as many")

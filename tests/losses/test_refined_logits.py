@@ -224,13 +224,16 @@ def test_scale_decoupled_kd_with_where_is_dropping():
     np.testing.assert_allclose(losses.scale_decoupled_kd(*spoilt, labels, where=everywhere), want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(4, 4), (8, 8), (7, 5)])
-def test_regions_of_a_map(size):
+@pytest.mark.parametrize(
+    ("size", "grids"),
+    [((4, 4), (1, 2, 4)), ((8, 8), (1, 2)), ((7, 5), (1, 2, 4)), ((7, 5), (1, 2)), ((3, 2), (1, 2)), ((5, 10), (1, 5))],
+)
+def test_regions_of_a_map(size, grids):
     features = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
-    regions = losses.region_means(features)
-    assert regions.shape == (2, 21, 3)
-    np.testing.assert_allclose(regions, oracles.region_means(features), rtol=1e-5, atol=1e-6)
-    if size != (7, 5):
+    regions = losses.region_means(features, grids)
+    assert regions.shape == (2, sum(grid**2 for grid in grids), 3)
+    np.testing.assert_allclose(regions, oracles.region_means(features, grids=grids), rtol=1e-5, atol=1e-6)
+    if not any(n % max(4, *grids) for n in size):
         np.testing.assert_allclose(regions[:, 0], features.mean((1, 2)), rtol=1e-5, atol=1e-6)
 
 

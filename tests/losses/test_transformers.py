@@ -44,7 +44,7 @@ def test_masked_scores_change_neither_value_nor_gradient(variant, entries):
 
 def test_code_of_attention_counts_what_an_additive_mask_hides():
     padded = SCORES + np.where(TOKENS, 0, -np.inf)[:, None, None, :]
-    values = attention_mse(*padded, variant="code")
+    values = attention_mse(*padded)
     assert np.isfinite(values).all()
     hidden = np.where(TOKENS[:, None, None, :], np.square(SCORES[0] - SCORES[1]), 0)
     np.testing.assert_allclose(values, hidden.mean((1, 2, 3)), rtol=1e-5)
@@ -69,7 +69,7 @@ def test_errors():
         attention_relation(pair, (tokens[:1], tokens[:1]), 2)
     with pytest.raises(ValueError, match="other queries"):
         attention_mse(jnp.ones((2, 2, 5, 3)), jnp.ones((2, 2, 5, 3)), where=np.ones((2, 5), bool))
-    with pytest.raises(ValueError, match="'paper', 'code'"):
+    with pytest.raises(ValueError, match="'code', 'paper'"):
         attention_mse(*SCORES, variant="mean")
     with pytest.raises(ValueError, match=r"\[3,2,5,5\].*\[2,2,5,5\]"):
         attention_mse(SCORES[0], SCORES[1, :2])

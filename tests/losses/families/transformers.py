@@ -28,7 +28,7 @@ CASES = (
         pack=lambda q, teacher_q, k, teacher_k: ((q, k), (teacher_q, teacher_k)),
     ),
     Case("attention_mse", ("scores", "scores"), over="", draw=draw_scores),
-    Case("attention_mse", ("scores", "scores"), {"variant": "code"}, over="", draw=draw_scores),
+    Case("attention_mse", ("scores", "scores"), {"variant": "paper"}, over="", draw=draw_scores),
     Case("patient_hidden", ("map", "map"), over="positions"),
     Case("patient_hidden", ("map", "map"), {"variant": "paper"}, over="positions"),
 )

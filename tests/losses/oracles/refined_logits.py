@@ -73,7 +73,7 @@ def scale_decoupled_kd(student_logits, teacher_logits, labels, *, temperature=4.
 
 
 def region_means(features, *, grids=(1, 2, 4)):
-    """Of maps [batch, height, width, channels]: the mean of each cell of each grid, computed from the finest grid's."""
+    """Of maps [batch, height, width, channels]: the mean of each cell of each grid, computed from those of 4 x 4."""
 
     def mean_of_cell(x, n, i, j):
         # The cells of torch's adaptive pooling: rounded outwards, so that they overlap where n does not divide.
@@ -86,7 +86,7 @@ def region_means(features, *, grids=(1, 2, 4)):
 
     result = []
     for x in np.asarray(features, np.float64):
-        finest = pool(x, max(grids))
+        finest = pool(x, max(4, *grids))
         result.append([cell for n in grids for row in pool(finest, n) for cell in row])
     return np.array(result)
 

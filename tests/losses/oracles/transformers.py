@@ -30,7 +30,7 @@ def _relation(first, second, heads, head, query, keys):
     return softmax([sum(first[query][i] * second[key][i] for i in mine) / math.sqrt(width) for key in keys])
 
 
-def attention_mse(student, teacher, variant="paper", where=None):
+def attention_mse(student, teacher, variant="code", where=None):
     student, teacher = np.asarray(student, np.float64), np.asarray(teacher, np.float64)
     if where is not None and np.ndim(where) == 2:
         where = [[[[q and k for k in row] for q in row]] for row in where]

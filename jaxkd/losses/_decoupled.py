@@ -32,8 +32,8 @@ def decoupled_kd(
     NCKD that of the distributions over the other classes, softmax of the logits / T without the own one. With beta =
     1 - p_y, p = softmax(t / T), and alpha = 1 it is ``soft_label_kl``: that is the coupling which beta undoes.
 
-    The mean over the batch is the published loss. Published weights, beside a cross-entropy of weight 1, with alpha = 1:
-    CIFAR-100 at T = 4, beta 8, 6 (WRN to WRN, VGG13 to VGG8 and MobileNetV2) or 2 (ResNet56 to 20, 110 to 32);
+    The mean over the batch is the published loss. Published weights, beside a cross-entropy of weight 1, alpha always
+    1: CIFAR-100 at T = 4, beta 8, 6 (WRN to WRN, VGG13 to VGG8 and MobileNetV2) or 2 (ResNet56 to 20, 110 to 32);
     ImageNet at T = 1, beta .5 (ResNet34 to 18) or 2 (ResNet50 to MobileNetV1). L grows from 0, in proportion to the
     epoch, over the first 20 of CIFAR-100, the first of ImageNet.
 

@@ -25,11 +25,13 @@ class Line(NamedTuple):
         name is the loss's, its result means the same.
       takes: kinds of the positional arguments (see ``SHAPES``), or shapes. Those of floats are differentiated.
       parameters: keyword arguments of both.
+      pack: makes the loss's positional arguments of the arrays, where these are not arrays.
     """
 
     plain: Callable[..., jax.Array]
     takes: Sequence[str | tuple[int, ...]]
     parameters: Mapping[str, Any] = {}
+    pack: Callable[..., Sequence[Any]] | None = None
 
     @property
     def name(self) -> str:
@@ -37,7 +39,8 @@ class Line(NamedTuple):
 
     @property
     def loss(self) -> Callable[..., jax.Array]:
-        return getattr(losses, self.name)
+        loss, pack = getattr(losses, self.name), self.pack
+        return loss if pack is None else lambda *arrays, **parameters: loss(*pack(*arrays), **parameters)
 
     @property
     def length(self) -> int:

@@ -4,7 +4,9 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Programs of tests run once or twice: optimizing their machine code takes longer than it saves.
+_flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{_flags} {os.environ.get('XLA_FLAGS', '')}"
 
 # Compiling is what the suite spends its time on: tests, workers and the processes they start share what they compile.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -66,10 +66,10 @@ def test_agrees_with_the_oracle(case):
             in_double = case.loss(*arrays)
             assert in_double.dtype == jnp.float64
             np.testing.assert_allclose(in_double, expected, rtol=1e-10, atol=1e-10)
-        in_single = case.loss(*case.inputs(*shape, dtype=np.float32))
-        assert in_single.dtype == jnp.float32
-        assert in_single.shape == expected.shape
-        np.testing.assert_allclose(in_single, expected, rtol=1e-5, atol=1e-6)
+    in_single = case.loss(*case.inputs(*shape, dtype=np.float32))
+    assert in_single.dtype == jnp.float32
+    assert in_single.shape == expected.shape
+    np.testing.assert_allclose(in_single, expected, rtol=1e-5, atol=1e-6)
 
 
 @some()
@@ -214,9 +214,17 @@ EXTREMES = (
 
 
 @some()
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-def test_finite_at_extremes(case, dtype):
+def test_finite_at_extremes(case):
     """Or, where an input has no meaning for the loss, an error that says so."""
+    assert_finite_at_extremes(case, jnp.float32)
+
+
+@some(variants=False)
+def test_finite_at_extremes_in_bfloat16(case):
+    assert_finite_at_extremes(case, jnp.bfloat16)
+
+
+def assert_finite_at_extremes(case, dtype):
     for extreme in EXTREMES:
         if "masked" in extreme and not (has("where")(case) and case.over):
             continue
@@ -234,15 +242,13 @@ def test_finite_at_extremes(case, dtype):
             assert not any(g.any() for g in gradients)
 
 
-@some(lambda case: case.relational)
-def test_relations_span_the_devices(case):
-    """Value and gradient on 8 devices, masked examples spread unevenly, are those of one device."""
+def over_devices(case):
+    """Arguments of 16 examples, masked ones spread unevenly over 8 devices; what is shared; and what a device does."""
     arrays = case.inputs(16, dtype=np.float32)
     where = np.ones(16, bool)
     where[[0, 1, 2, 7, 12]] = False
     masked = has("where")(case)
     shared = set(case.unmasked)
-    values, gradients = case.value_and_gradients(arrays, where if masked else None)
 
     def local(*arrays):
         *arrays, where = arrays
@@ -255,24 +261,39 @@ def test_relations_span_the_devices(case):
         grads, value = jax.grad(loss, [i for i in case.floating if i not in shared], has_aux=True)(*arrays)
         return value[None], grads
 
+    return (*arrays, where), shared, local
+
+
+def assert_as_on_one_device(case, arrays, everywhere, grads):
+    *arrays, where = arrays
+    values, gradients = case.value_and_gradients(arrays, where if has("where")(case) else None)
+    np.testing.assert_allclose(np.ravel(everywhere), np.full(np.size(everywhere), values), rtol=1e-5, atol=1e-6)
+    expected = [g for i, g in zip(case.floating, gradients, strict=True) if i not in case.unmasked]
+    for got, want in zip(grads, expected, strict=True):
+        np.testing.assert_allclose(np.reshape(got, want.shape), want, rtol=1e-4, atol=1e-6)
+
+
+@some(lambda case: case.relational)
+def test_relations_span_the_devices(case):
+    """Value and gradient on 8 devices are those of one: under shard_map, and under jit on sharded arrays."""
+    arrays, shared, local = over_devices(case)
     mesh = Mesh(np.array(jax.devices()[:8]), ("devices",))
     specs = tuple(P() if i in shared else P("devices") for i in range(len(arrays)))
-    on_mesh = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(*specs, P("devices")), out_specs=P("devices")))
+    on_mesh = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P("devices")))
+    assert_as_on_one_device(case, arrays, *on_mesh(*arrays))
+
+    placed = [jax.device_put(x, jax.sharding.NamedSharding(mesh, s)) for x, s in zip(arrays, specs, strict=True)]
+    value, grads = case.value_and_gradients(placed[:-1], placed[-1] if has("where")(case) else None)
+    unshared = [g for i, g in zip(case.floating, grads, strict=True) if i not in shared]
+    assert_as_on_one_device(case, arrays, value, unshared)
+
+
+@some(lambda case: case.relational, variants=False)
+def test_relations_span_the_devices_of_a_pmap(case):
+    arrays, shared, local = over_devices(case)
     split = [x if i in shared else x.reshape(8, 2, *x.shape[1:]) for i, x in enumerate(arrays)]
     axes = tuple(None if i in shared else 0 for i in range(len(arrays)))
-    mapped = jax.pmap(local, axis_name="devices", in_axes=(*axes, 0))
-    for everywhere, grads in (on_mesh(*arrays, where), mapped(*split, where.reshape(8, 2))):
-        np.testing.assert_allclose(np.ravel(everywhere), np.full(8, values), rtol=1e-5, atol=1e-6)
-        expected = [g for i, g in zip(case.floating, gradients, strict=True) if i not in shared]
-        for got, want in zip(grads, expected, strict=True):
-            np.testing.assert_allclose(np.reshape(got, want.shape), want, rtol=1e-4, atol=1e-6)
-    # Under jit, the same code on sharded arrays.
-    sharding = [jax.sharding.NamedSharding(mesh, spec) for spec in specs]
-    placed = [jax.device_put(x, s) for x, s in zip(arrays, sharding, strict=True)]
-    value, grads = case.value_and_gradients(placed, where if masked else None)
-    np.testing.assert_allclose(value, values, rtol=1e-5, atol=1e-6)
-    for got, want in zip(grads, gradients, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    assert_as_on_one_device(case, arrays, *jax.pmap(local, axis_name="devices", in_axes=axes)(*split))
 
 
 @some(variants=False)

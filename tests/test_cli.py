@@ -155,11 +155,11 @@ def test_the_teacher_is_found_again_and_every_way_to_split_the_work_agrees(whole
 
 
 def test_everything_at_once(start, tmp_path):
-    options = (
-        "--teacher resnet8 --student mlp_16 --epochs 1 --teacher-epochs 0.1 --seeds-at-once 1 --seeds 2 --method fitnets "
-        "--precision bfloat16 --ema 0.9 --data-order own --accumulate 2 --augment crop flip mixup --mesh data=2 "
-        "--profile --labels 200 --name all"
-    ).split()
+    options = shlex.split(
+        "--teacher resnet8 --student mlp_16 --seeds 2 --epochs 1 --teacher-epochs 0.1 --seeds-at-once 1 --labels 200 "
+        "--method fitnets --precision bfloat16 --ema 0.9 --data-order own --accumulate 2 --augment crop flip mixup "
+        "--mesh data=2 --profile --name all"
+    )
     assert start(tmp_path, *options) == 0
     run = tmp_path / "all"
     distilled = [record for record in read_metrics(run / "metrics.jsonl") if record["phase"] == "distilled"]

@@ -46,7 +46,7 @@ def activation_boundary(
     margin = jnp.asarray(margin, jnp.result_type(student, teacher))
     mask = mask_of(where, student, axis)
     student, teacher = selected(mask, student, teacher)
-    missing = jnp.maximum(margin - jnp.where(teacher > 0, student, -student), 0)
+    missing = jax.nn.relu(jnp.where(teacher > 0, margin - student, margin + student))
     return masked_sum(jnp.square(missing), mask, tuple(range(1, student.ndim)))
 
 
@@ -86,9 +86,8 @@ def overhaul(
     mask = mask_of(where, student, axis)
     student, teacher = selected(mask, student, teacher)
     target = jnp.maximum(teacher, per_channel(margin, student, axis))
-    difference = student - target
-    difference = jnp.where(target > 0, difference, jnp.maximum(difference, 0))
-    return masked_sum(jnp.square(difference), mask, tuple(range(1, student.ndim)))
+    squares = jnp.where((student > target) | (target > 0), jnp.square(student - target), 0)
+    return masked_sum(squares, mask, tuple(range(1, student.ndim)))
 
 
 def batch_norm_margin(scale: ArrayLike, bias: ArrayLike) -> jax.Array:

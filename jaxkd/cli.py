@@ -1,15 +1,16 @@
-"""The command line: ``jaxkd distill | evaluate | prepare | methods | models | datasets``."""
+"""The command line: ``jaxkd distill | evaluate | prepare | methods | losses | models | datasets``."""
 
 import contextlib
 import dataclasses
 import logging
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 try:
     import tyro
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "prepare": prepare,
         "methods": list_methods,
+        "losses": list_losses,
         "models": list_models,
         "datasets": list_datasets,
     }
@@ -137,6 +139,25 @@ def list_methods() -> None:
     """List the ways to distil."""
     rows = [(m.name, m.family, str(m.year), m.paper) for m in methods.methods()]
     _print_table(("name", "family", "year", "paper"), rows)
+
+
+def list_losses(
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None,
+    family: Literal["logits", "features", "relations", "transformers", "detection"] | None = None,
+    json: bool = False,
+) -> None:
+    """List the losses, with the weights they were published with, or describe one.
+
+    Args:
+      name: Name of a loss to describe, with its formula.
+      family: Family of losses to list.
+      json: Print what programs can read.
+    """
+    if json:
+        print(jobs.losses_as_json(name, family))
+    else:
+        width = shutil.get_terminal_size((100, 24)).columns
+        print(jobs.describe_losses(name, family, width=min(width, 120)))
 
 
 def list_models() -> None:

@@ -26,6 +26,7 @@ from jaxkd.losses._embeddings import cosine_embedding, norm_and_direction
 from jaxkd.losses._factors import factor_transfer, variational_information
 from jaxkd.losses._features import hint
 from jaxkd.losses._flow import fsp
+from jaxkd.losses._focal import focal_global, object_scales
 from jaxkd.losses._logits import cross_entropy, distillation_loss, soft_label_kl, softmax_with_temperature
 from jaxkd.losses._pyramid import hierarchical_context
 from jaxkd.losses._rankers import listwise_kl, logit_mse, margin_mse
@@ -73,6 +74,7 @@ __all__ = [
     "distillation_loss",
     "factor_transfer",
     "fine_grained_imitation",
+    "focal_global",
     "fsp",
     "generalized_jsd",
     "hard_teacher_label",
@@ -89,6 +91,7 @@ __all__ = [
     "neuron_selectivity",
     "norm_and_direction",
     "normalized_kd",
+    "object_scales",
     "one_for_all",
     "overhaul",
     "patient_hidden",

@@ -6,8 +6,9 @@ import optax
 
 from jaxkd._checks import check_number
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_variant
-from jaxkd.losses._locations import absolute, check_cells, check_weights, over_locations
+from jaxkd.losses._locations import absolute, check_cells, check_weights, of_images, over_locations
 from jaxkd.losses._maps import check_same_maps, mask_of, selected, spatial_shape
+from jaxkd.losses._numerics import gathered
 
 
 def class_response(
@@ -71,48 +72,46 @@ def fine_grained_imitation(
     teacher: ArrayLike,
     foreground: ArrayLike,
     *,
-    variant: str = "paper",
     axis: int = -1,
     where: Where = None,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Fine-grained feature imitation (FGFI): squared differences of features near objects.
 
-    L = sum over foreground positions and channels of (student - teacher)^2 / (2 N), N the number of those positions.
-    A position is foreground where some anchor there has, with some object, an IoU above half of the largest IoU that
-    this object has with any anchor. Published: weight 0.01, beside the detector's own terms.
+    L = sum over images, foreground positions and channels of (student - teacher)^2 / (2 N), N the number of those
+    positions in all images of the batch. A position is foreground where some anchor there has, with some object, an IoU
+    above half of the largest IoU that this object has with any anchor.
 
-    Variants, N:
-      * "paper" (default): of the image.
-      * "code": of an average image of the batch: the mean over the batch is then the code's value, the sum over the
-        batch by twice the positions of the batch. Images with more of them count more.
+    This is the reduction of the paper's code; the paper has the formula for one image. For each image by itself,
+    ``jax.vmap`` over batches of one. Published: weight 0.01, beside the detector's own terms.
 
     Args:
       student: features [batch, *spatial, channels], already passed through a connector where widths differ.
       teacher: features of the same shape.
       foreground: bool [batch, *spatial].
-      variant: "paper" or "code".
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part.
+      where: bool, [batch]: the images, or of as many axes as [batch, *spatial] and broadcastable to it: the positions
+        that take part.
+      axis_name: of a mapped axis, whose devices then share one batch. Only sums over images travel between them.
 
     Returns:
-      The loss of each image, [batch], at least float32, in [0, inf). 0 for an image without foreground.
+      The loss, a scalar, at least float32, in [0, inf). 0 without foreground.
 
     Raises:
-      ValueError: if the shapes differ, ``axis``, ``foreground``, ``where`` or ``variant`` does not fit, or features
-        are no floats.
+      ValueError: if the shapes differ, ``axis``, ``foreground`` or ``where`` does not fit, or features are no floats.
 
     References:
       Wang et al., "Distilling Object Detectors with Fine-grained Feature Imitation", 2019,
       https://arxiv.org/abs/1906.03609
     """
-    check_variant(variant, ("paper", "code"))
+    where = of_images(where, student)
     check_same_maps(student, teacher, axis, where)
     check_cells(foreground, student, axis)
     cells = jnp.asarray(foreground) if where is None else jnp.asarray(foreground) & where
     student, teacher = at_least_float32(student, teacher)
     difference = jnp.where(jnp.expand_dims(cells, axis % student.ndim), student - teacher, 0)
-    sums = jnp.sum(jnp.square(difference), tuple(range(1, difference.ndim)))
-    return sums / (2 * _count(cells, variant, sums.dtype))
+    total, count = _over_batch(axis_name, jnp.square(difference), cells.astype(difference.dtype))
+    return total / (2 * jnp.maximum(count, 1))
 
 
 def decoupled_feature(
@@ -120,44 +119,50 @@ def decoupled_feature(
     teacher: ArrayLike,
     foreground: ArrayLike,
     *,
-    foreground_weight: float,
-    background_weight: float,
-    variant: str = "paper",
+    foreground_weight: ArrayLike,
+    background_weight: ArrayLike,
+    variant: str = "code",
     axis: int = -1,
     where: Where = None,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Decoupled features (DeFeat): squared differences of features on objects and beside them, each normalised.
 
     L = a / (2 N_fg) sum over the foreground + b / (2 N_bg) sum over the background of sum_c (student - teacher)^2; a, b
-    the two weights, N the numbers of positions. Foreground is what lies in a box of an object.
+    the two weights, the sums over all images of the batch. Foreground is what lies in a box of an object.
 
     Variants, N:
-      * "paper" (default): the positions of the image.
-      * "code": times the number of channels, and of an average image of the batch: the mean over the batch is then the
-        code's value. Published weights go with it: 3 and 12 on the FPN of Faster R-CNN (VOC), mean over its levels,
-        beside the detector's own terms and its class terms (KL on foreground and background proposals, 2 and 2).
+      * "code" (default): the numbers of positions of the batch, times the number of channels. Published weights go
+        with it: 3 and 12 on the FPN of Faster R-CNN (VOC), mean over its levels, beside the detector's own terms and
+        its class terms (KL on foreground and background proposals, 2 and 2).
+      * "paper": the numbers of positions. Per batch, too, where the paper has the formula for one image.
 
     Args:
       student: features [batch, *spatial, channels], already passed through a connector where widths differ.
       teacher: features of the same shape.
       foreground: bool [batch, *spatial].
-      foreground_weight: a.
-      background_weight: b.
-      variant: "paper" or "code".
+      foreground_weight: a, at least 0.
+      background_weight: b, at least 0.
+      variant: "code" or "paper".
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part.
+      where: bool, [batch]: the images, or of as many axes as [batch, *spatial] and broadcastable to it: the positions
+        that take part.
+      axis_name: of a mapped axis, whose devices then share one batch. Only sums over images travel between them.
 
     Returns:
-      The loss of each image, [batch], at least float32, in [0, inf). Without foreground, or background, that term is 0.
+      The loss, a scalar, at least float32, in [0, inf). Without foreground, or background, that term is 0.
 
     Raises:
-      ValueError: if the shapes differ, ``axis``, ``foreground``, ``where`` or ``variant`` does not fit, or features
-        are no floats.
+      ValueError: if the shapes differ, ``axis``, ``foreground``, ``where`` or ``variant`` does not fit, features are no
+        floats, or a weight is known and below 0.
 
     References:
       Guo et al., "Distilling Object Detectors via Decoupled Features", 2021, https://arxiv.org/abs/2103.14475
     """
-    check_variant(variant, ("paper", "code"))
+    check_variant(variant, ("code", "paper"))
+    check_number("foreground_weight", foreground_weight, within=(0, float("inf")))
+    check_number("background_weight", background_weight, within=(0, float("inf")))
+    where = of_images(where, student)
     check_same_maps(student, teacher, axis, where)
     check_cells(foreground, student, axis)
     student, teacher = at_least_float32(student, teacher)
@@ -167,19 +172,22 @@ def decoupled_feature(
     outside = ~inside
     if where is not None:
         inside, outside = inside & where, outside & where
-    channels = jnp.shape(student)[axis] if variant == "code" else 1
-    shares = [
-        jnp.reshape(weight / _count(cells, variant, squares.dtype), (-1,) + (1,) * (squares.ndim - 1))
-        for weight, cells in ((foreground_weight, inside), (background_weight, outside))
-    ]
-    # What ``where`` leaves out is 0 already.
-    weighted = squares * jnp.where(foreground, shares[0], shares[1])
-    return jnp.sum(weighted, tuple(range(1, squares.ndim))) / (2 * channels)
+    on_objects, beside, of_inside, of_outside = _over_batch(
+        axis_name,
+        jnp.where(inside, squares, 0),
+        jnp.where(outside, squares, 0),
+        inside.astype(squares.dtype),
+        outside.astype(squares.dtype),
+    )
+    losses = foreground_weight * on_objects / jnp.maximum(of_inside, 1)
+    losses += background_weight * beside / jnp.maximum(of_outside, 1)
+    return losses / (2 * jnp.shape(student)[axis] if variant == "code" else 2)
 
 
-def _count(cells: jax.Array, variant: str, dtype: jnp.dtype) -> jax.Array:
-    """How many positions of an image count, at least 1; in "code" of an average image, at least 1 in the batch."""
-    counts = jnp.sum(cells, tuple(range(1, cells.ndim)), dtype=dtype)
-    if variant == "paper":
-        return jnp.maximum(counts, 1)
-    return jnp.maximum(jnp.sum(counts), 1) / max(cells.shape[0], 1)
+def _over_batch(axis_name: str | None, *values: jax.Array) -> list[jax.Array]:
+    """The sums of arrays [batch, ...] over everything, the examples of all devices.
+
+    Gathered sums, and not a psum: their gradient is that of gathered features.
+    """
+    sums = [jnp.sum(x, tuple(range(1, x.ndim))) for x in values]
+    return [jnp.sum(x) for x in gathered(axis_name, *sums)]

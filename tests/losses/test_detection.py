@@ -1,5 +1,7 @@
 """What is particular to the losses of detectors: weights, normalisers, published reductions, errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,16 +65,66 @@ def test_code_of_localization_is_a_fraction_of_the_sum():
     np.testing.assert_allclose(code, normalized * weights.sum((1, 2)) / 4, rtol=1e-5)
 
 
-def test_code_of_imitation_divides_by_the_positions_of_the_batch():
+def test_imitation_divides_by_the_positions_of_the_batch():
     student, teacher = MAPS
     cells = WHERE
     squares = np.square(student - teacher)
     inside, outside = squares[cells].sum() / (2 * cells.sum()), squares[~cells].sum() / (2 * (~cells).sum())
-    value = losses.fine_grained_imitation(student, teacher, cells, variant="code").mean()
-    np.testing.assert_allclose(value, inside, rtol=1e-5)
+    np.testing.assert_allclose(losses.fine_grained_imitation(student, teacher, cells), inside, rtol=1e-5)
     weights = {"foreground_weight": 3, "background_weight": 12}
-    value = losses.decoupled_feature(student, teacher, cells, **weights, variant="code").mean()
+    value = losses.decoupled_feature(student, teacher, cells, **weights)
     np.testing.assert_allclose(value, (3 * inside + 12 * outside) / 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("fine_grained_imitation", {}), ("decoupled_feature", {"foreground_weight": 3.0, "background_weight": 12.0})],
+)
+def test_padded_images_are_no_images(name, parameters):
+    loss = functools.partial(getattr(losses, name), **parameters)
+    padded = [np.concatenate([x, np.full_like(x[:1], np.nan)]) for x in MAPS]
+    cells = np.concatenate([WHERE, WHERE[:1]])
+    value = loss(*padded, cells, where=np.array([True, True, True, False]))
+    np.testing.assert_allclose(value, loss(*MAPS, WHERE), rtol=1e-6)
+
+
+def test_contexts_agree_with_the_oracle():
+    student, teacher = MAPS
+    contexts = RNG.standard_normal((2, 3, 4))
+    foreground = np.where(WHERE, 0.25, 0)
+    for given in ((contexts[0], contexts[1]), (contexts[0], None), (None, contexts[1])):
+        for where in (None, WHERE):
+            expected = oracles.focal_global(student, teacher, foreground, *given, relation_weight=0.1, where=where)
+            with jax.enable_x64(True):
+                values = losses.focal_global(student, teacher, foreground, *given, relation_weight=0.1, where=where)
+            np.testing.assert_allclose(values, expected, rtol=1e-10)
+    assert np.asarray(values)[2] == 0
+
+
+def test_equal_maps_have_no_gradient_at_any_size_and_rounding():
+    # Attention is compared by absolute values: rounded in two ways, equal maps would get the gradient of its sign.
+    x = RNG.standard_normal((2, 25, 38, 32)).astype(np.float32)
+    loss = jax.jit(jax.value_and_grad(lambda s, t: losses.focal_global(s, t, jnp.zeros(s.shape[:3])).sum()))
+    value, gradient = loss(x, x)
+    assert value == 0
+    assert not gradient.any()
+
+
+def test_objects_by_hand():
+    """The whole image; the middle of it, in an image of another size; one that reaches beyond the border."""
+    boxes = np.array(
+        [[[0.0, 0, 80, 40], [20, 10, 30, 20]], [[4, 2, 6, 4], [-1, -1, -1, -1]], [[7, 0, 9, 1], [0, 0, 0, 0]]]
+    )
+    scales = losses.object_scales(boxes, np.array([[40, 80], [8, 16], [4, 8]]), (4, 8))
+    whole = np.full((4, 8), 1 / 45)
+    whole[1:3, 2:4] = 1 / 4
+    middle = np.zeros((4, 8))
+    middle[1:3, 2:4] = 1 / 4
+    border = np.zeros((4, 8))
+    border[:2, 7:] = 1 / 6
+    np.testing.assert_allclose(scales, [whole, middle, border], rtol=1e-6)
+    none = losses.object_scales(np.zeros((3, 0, 4)), (40, 80), (4, 8))
+    np.testing.assert_array_equal(none, np.zeros((3, 4, 8)))
 
 
 def test_boxes_by_hand():
@@ -98,3 +150,31 @@ def test_errors():
     for wrong in (np.ones((3, 2, 3)), np.ones((3, 2), bool)):
         with pytest.raises(ValueError, match="foreground"):
             losses.fine_grained_imitation(student, teacher, jnp.asarray(wrong))
+    with pytest.raises(ValueError, match=r"where \[2\].*images \[3\]"):
+        losses.fine_grained_imitation(student, teacher, WHERE, where=np.ones(2, bool))
+    with pytest.raises(ValueError, match="background_weight"):
+        losses.decoupled_feature(student, teacher, WHERE, foreground_weight=1, background_weight=-1)
+
+
+def test_errors_of_focal_and_global():
+    student, teacher = MAPS
+    foreground, context = np.ones((3, 2, 3)), np.ones((3, 4))
+    for said, arguments, numbers in (
+        ("foreground", (foreground > 0,), {}),
+        (r"foreground \[3,2\].*\[3,2,3\]", (foreground[..., 0],), {}),
+        (r"student_context \[4\].*\[3,2,3,4\]", (foreground, context[0]), {}),
+        ("teacher_context", (foreground, None, context[:, :2]), {}),
+        ("temperature", (foreground,), {"temperature": 0.0}),
+        ("relation_weight", (foreground,), {"relation_weight": -1.0}),
+    ):
+        with pytest.raises(ValueError, match=said):
+            losses.focal_global(student, teacher, *arguments, **numbers)
+    boxes = np.ones((3, 5, 4))
+    for said, arguments in (
+        (r"boxes \[3,5\]", (boxes[..., 0], (4, 4), (2, 3))),
+        (r"image_size \[3\].*\[3,5,4\]", (boxes, (4, 4, 3), (2, 3))),
+        ("image_size", (boxes, (4, 0), (2, 3))),
+        ("size is", (boxes, (4, 4), (0, 3))),
+    ):
+        with pytest.raises(ValueError, match=said):
+            losses.object_scales(*arguments)

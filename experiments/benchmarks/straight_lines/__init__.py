@@ -1,6 +1,15 @@
 """The losses as one would write them in place: the rivals of ``losses.py``."""
 
-from . import features, logits
+from . import correlations, detection, features, logits, maps, refined_logits, relations, transformers
 from ._line import Line
 
-LINES: tuple[Line, ...] = (*logits.LINES, *features.LINES)
+LINES: tuple[Line, ...] = (
+    *logits.LINES,
+    *features.LINES,
+    *maps.LINES,
+    *refined_logits.LINES,
+    *transformers.LINES,
+    *correlations.LINES,
+    *relations.LINES,
+    *detection.LINES,
+)

@@ -14,7 +14,25 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
     "embedding": (256, 128),
     "map": (32, 16, 16, 64),
     "labels": (512,),
+    "cells": (32, 16, 16),
+    "scales": (32, 16, 16),
+    "boxes": (32, 16, 16, 4),
+    "objects": (32, 20, 4),
 }
+
+
+def draw(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Random labels, flags of positions, scales of objects there, corners of boxes of positive area, or numbers."""
+    if kind == "labels":
+        return rng.integers(0, SHAPES["logits"][-1], shape)
+    if kind == "cells":
+        return rng.random(shape) < 0.3
+    if kind == "scales":
+        return np.where(rng.random(shape) < 0.3, np.float32(0.05), np.float32(0))
+    if kind in ("boxes", "objects"):
+        corners = rng.uniform(0, 4, (*shape[:-1], 2))
+        return np.concatenate([corners, corners + rng.uniform(1, 4, corners.shape)], -1, dtype=np.float32)
+    return rng.standard_normal(shape, np.float32)
 
 
 class Line(NamedTuple):
@@ -50,8 +68,4 @@ class Line(NamedTuple):
     def inputs(self) -> list[np.ndarray]:
         """Random arguments."""
         rng = np.random.default_rng(0)
-        shapes = [SHAPES[kind] if isinstance(kind, str) else kind for kind in self.takes]
-        return [
-            rng.integers(0, SHAPES["logits"][-1], shape) if kind == "labels" else rng.standard_normal(shape, np.float32)
-            for kind, shape in zip(self.takes, shapes, strict=True)
-        ]
+        return [draw(rng, kind, SHAPES[kind]) if isinstance(kind, str) else draw(rng, "", kind) for kind in self.takes]

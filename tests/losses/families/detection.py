@@ -1,4 +1,4 @@
-"""Losses of detectors. Weights and normalisers are tested in ``test_detection.py``."""
+"""Losses of detectors. Weights, normalisers and global contexts are tested in ``test_detection.py``."""
 
 import numpy as np
 
@@ -16,6 +16,26 @@ def draw_sides(rng, examples):
     return 3 * rng.standard_normal((2, *examples, *KINDS["cells"], 2, 4))
 
 
+def draw_scaled(rng, examples):
+    """Two maps, and what of each position is an object's, in three sizes."""
+    maps = rng.standard_normal((2, *examples, *KINDS["map"]))
+    return [*maps, np.array([0, 0, 1, 1 / 4, 1 / 6])[rng.integers(0, 5, (*examples, *KINDS["cells"]))]]
+
+
+def draw_objects(rng, examples):
+    """Boxes in an image of 60 x 80, some without area."""
+    corners = rng.uniform(-5, 60, (*examples, 5, 2))
+    sides = rng.uniform(1, 40, (*examples, 5, 2)) * (rng.random((*examples, 5, 1)) < 0.7)
+    return [np.concatenate([corners, corners + sides], -1)]
+
+
+FOCAL = {
+    "temperature": 0.8,
+    "foreground_weight": 0.5,
+    "background_weight": 0.3,
+    "attention_weight": 0.2,
+    "relation_weight": 0.1,
+}
 WEIGHTS = {"foreground_weight": 3.0, "background_weight": 12.0}
 
 CASES = (
@@ -34,7 +54,16 @@ CASES = (
         for variant in ("giou", "iou", "l1", "smooth_l1")
     ),
     Case("fine_grained_imitation", ("map", "map", "cells"), over="positions"),
-    Case("fine_grained_imitation", ("map", "map", "cells"), {"variant": "code"}, over="positions"),
     Case("decoupled_feature", ("map", "map", "cells"), WEIGHTS, over="positions"),
-    Case("decoupled_feature", ("map", "map", "cells"), {**WEIGHTS, "variant": "code"}, over="positions"),
+    Case("decoupled_feature", ("map", "map", "cells"), {**WEIGHTS, "variant": "paper"}, over="positions"),
+    Case("focal_global", ("map", "map", "cells"), over="positions", draw=draw_scaled),
+    Case("focal_global", ("map", "map", "cells"), FOCAL, over="positions", draw=draw_scaled),
+    Case(
+        "object_scales",
+        ("boxes",),
+        {"image_size": (60, 80), "size": (5, 7)},
+        "it is no loss",
+        over="",
+        draw=draw_objects,
+    ),
 )

@@ -72,28 +72,97 @@ def box_distillation(student, teacher, variant="giou", weights=None, normalizer=
     return _weighted(of_location, student.shape[:-1], where, weights, normalizer)
 
 
-def fine_grained_imitation(student, teacher, foreground, variant="paper", where=None):
-    sums, counts = _squares(student, teacher, foreground, where)
-    if variant == "code":
-        counts = [sum(counts) / len(counts)] * len(counts)
-    return [total / (2 * count) if count else 0.0 for total, count in zip(sums, counts, strict=True)]
+def fine_grained_imitation(student, teacher, foreground, where=None):
+    total, count = _squares(student, teacher, foreground, where)
+    return total / (2 * count) if count else 0.0
 
 
-def decoupled_feature(student, teacher, foreground, foreground_weight, background_weight, variant="paper", where=None):
-    result = np.zeros(len(student))
+def decoupled_feature(student, teacher, foreground, foreground_weight, background_weight, variant="code", where=None):
+    result = 0.0
     for cells, weight in ((foreground, foreground_weight), (~np.asarray(foreground), background_weight)):
-        terms = np.array(fine_grained_imitation(student, teacher, cells, variant, where))
-        result += weight * terms / (np.shape(student)[-1] if variant == "code" else 1)
+        result += weight * fine_grained_imitation(student, teacher, cells, where)
+    return result / (np.shape(student)[-1] if variant == "code" else 1)
+
+
+def focal_global(
+    student,
+    teacher,
+    foreground,
+    student_context=None,
+    teacher_context=None,
+    temperature=0.5,
+    foreground_weight=1e-3,
+    background_weight=5e-4,
+    attention_weight=1e-3,
+    relation_weight=5e-6,
+    where=None,
+):
+    student, teacher = np.asarray(student, np.float64), np.asarray(teacher, np.float64)
+    channels = student.shape[-1]
+    contexts = [np.zeros((len(student), channels)) if u is None else u for u in (student_context, teacher_context)]
+    result = []
+    for n in range(len(student)):
+        valid = [at for at in np.ndindex(student.shape[1:-1]) if where is None or where[n][at]]
+        if not valid:
+            result.append(0.0)
+            continue
+        s, t = ([x[n][at].tolist() for at in valid] for x in (student, teacher))
+        (spatial_s, channel_s), (spatial_t, channel_t) = (_attention(x, temperature) for x in (s, t))
+        on_objects = [float(foreground[n][at]) for at in valid]
+        beside = sum(m == 0 for m in on_objects)
+        total = 0.0
+        for p, m in enumerate(on_objects):
+            weight = foreground_weight * m if m else background_weight / beside
+            for c in range(channels):
+                total += weight * spatial_t[p] * channel_t[c] * (s[p][c] - t[p][c]) ** 2
+                related = s[p][c] + contexts[0][n][c] - t[p][c] - contexts[1][n][c]
+                total += relation_weight * related**2
+        total += attention_weight * sum(abs(a - b) for a, b in zip(spatial_s, spatial_t, strict=True))
+        total += attention_weight * sum(abs(a - b) for a, b in zip(channel_s, channel_t, strict=True))
+        result.append(total)
+    return result
+
+
+def _attention(rows, temperature):
+    """Of the rows of channels of an image's positions: the attention over positions, and over channels."""
+    positions, channels = len(rows), len(rows[0])
+    of_positions = [sum(map(abs, row)) / channels for row in rows]
+    of_channels = [sum(abs(row[c]) for row in rows) / positions for c in range(channels)]
+    return [positions * p for p in softmax(of_positions, temperature)], [
+        channels * p for p in softmax(of_channels, temperature)
+    ]
+
+
+def object_scales(boxes, image_size, size):
+    boxes = np.asarray(boxes, np.float64)
+    result = np.zeros((len(boxes), *size))
+    for n, image in enumerate(boxes.tolist()):
+        height, width = np.broadcast_to(image_size, (len(boxes), 2))[n].tolist()
+        for x1, y1, x2, y2 in image:
+            if x2 <= x1 or y2 <= y1:
+                continue
+            left, right = math.floor(x1 / width * size[1]), math.ceil(x2 / width * size[1])
+            top, bottom = math.floor(y1 / height * size[0]), math.ceil(y2 / height * size[0])
+            for i in range(top, bottom + 1):
+                for j in range(left, right + 1):
+                    if 0 <= i < size[0] and 0 <= j < size[1]:
+                        area = (bottom - top + 1) * (right - left + 1)
+                        result[n][i][j] = max(result[n][i][j], 1 / area)
     return result
 
 
 def _squares(student, teacher, cells, where):
-    """Of every image: the squared differences at the cells, added up, and the number of the cells."""
+    """The squared differences at the cells of all images, added up, and the number of the cells."""
     student, teacher = np.asarray(student, np.float64), np.asarray(teacher, np.float64)
-    sums, counts = [], []
+    total, count = 0.0, 0
     for n in range(len(student)):
-        chosen = [a for a in np.ndindex(student.shape[1:-1]) if cells[n][a] and (where is None or where[n][a])]
+        chosen = [a for a in np.ndindex(student.shape[1:-1]) if cells[n][a] and _takes_part(where, n, a)]
         pairs = [zip(student[n][at].tolist(), teacher[n][at].tolist(), strict=True) for at in chosen]
-        sums.append(sum((a - b) ** 2 for pair in pairs for a, b in pair))
-        counts.append(len(chosen))
-    return sums, counts
+        total += sum((a - b) ** 2 for pair in pairs for a, b in pair)
+        count += len(chosen)
+    return total, count
+
+
+def _takes_part(where, n, at):
+    """Whether a position does, by the flags of all positions or of the images."""
+    return where is None or bool(np.asarray(where[n]) if np.ndim(where) == 1 else where[n][at])

@@ -8,6 +8,7 @@ from jaxkd.losses._maps import (
     check_many_positions,
     check_map,
     check_map_pair,
+    check_normalizable,
     check_positions_mask,
     mask_of,
     pooled_alike,
@@ -49,7 +50,7 @@ def attention_map(features: ArrayLike, *, variant: str = "code", axis: int = -1,
     check_variant(variant, VARIANTS)
     check_map("feature map", features, axis)
     check_positions_mask(features, axis, where)
-    check_many_positions(features, features, axis)
+    check_normalizable({"feature map": features}, axis)
     (features,) = at_least_float32(features)
     (features,) = selected(mask_of(where, features, axis), features)
     return _attention_map(features, variant, axis)
@@ -64,7 +65,7 @@ def attention_transfer(
 
       * ``variant="code"``: the mean over positions of (A_s - A_t)^2; the mean over the batch is the loss of the
         authors' code and of all that took it over. Published weight 1000 for every pair of layers, beside a
-        cross-entropy of weight 1 (CIFAR-100, three pairs, RepDistiller);
+        cross-entropy of weight 1 (CIFAR-10 and ImageNet, authors'; CIFAR-100, three pairs, RepDistiller);
       * ``variant="paper"``: ||A_s - A_t||_2, as printed, where half the weight goes with it (0.1 or so for the weight:
         1000 over the number of positions and the batch size);
       * ``variant="sum"``: the mean of ``"code"``, of maps that add up to 1.

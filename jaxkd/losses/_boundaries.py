@@ -7,7 +7,14 @@ import jax.numpy as jnp
 
 from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_floating
-from jaxkd.losses._maps import check_channels, check_same_maps, mask_of, per_channel, selected
+from jaxkd.losses._maps import (
+    check_channels,
+    check_positive_scalar,
+    check_same_maps,
+    mask_of,
+    per_channel,
+    selected,
+)
 from jaxkd.losses._numerics import masked_sum
 
 
@@ -19,7 +26,7 @@ def activation_boundary(
     L = sum over all elements of max(0, m - s)^2 where t > 0, max(0, m + s)^2 elsewhere, of maps before the ReLU: a
     squared hinge of margin m, for which only the sign of t counts. The mean over the batch is the authors' loss,
     whose weight is 0.003 for the last of the layers and half of that for each one before (CIFAR; 0.003 2^(i+1-L) for
-    layer i of L). It is the only term of a first stage, without labels.
+    layer i of L; 0.001 instead on MIT scenes). It is the only term of a first stage, without labels.
 
     Args:
       student: a map before the ReLU, [batch, *spatial, channels], through a connector where widths differ.
@@ -33,14 +40,14 @@ def activation_boundary(
       signs agree.
 
     Raises:
-      ValueError: if the shapes differ, ``margin`` is known and not above 0, ``where`` or ``axis`` does not fit, or the
-        maps are no floats.
+      ValueError: if the shapes differ, ``margin`` is no scalar or known and not above 0, ``where`` or ``axis`` does
+        not fit, or the maps are no floats.
 
     References:
       Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
       2018, https://arxiv.org/abs/1811.03233
     """
-    check_number("margin", margin, above=0)
+    check_positive_scalar("margin", margin)
     check_same_maps(student, teacher, axis, where)
     student, teacher = at_least_float32(student, teacher)
     margin = jnp.asarray(margin, jnp.result_type(student, teacher))
@@ -73,8 +80,8 @@ def overhaul(
       The loss of each example, [batch], at least float32, in [0, inf).
 
     Raises:
-      ValueError: if the shapes differ, ``margin`` is not [channels], ``where`` or ``axis`` does not fit, or any is no
-        float.
+      ValueError: if the shapes differ, ``margin`` is not [channels] or known and above 0, ``where`` or ``axis`` does
+        not fit, or any is no float.
 
     References:
       Heo, Kim, Yun, Park, Kwak, Choi, "A Comprehensive Overhaul of Feature Distillation", 2019,
@@ -82,6 +89,7 @@ def overhaul(
     """
     check_same_maps(student, teacher, axis, where)
     check_channels("margin", margin, student, axis)
+    check_number("margin", margin, within=(-math.inf, 0))
     student, teacher, margin = at_least_float32(student, teacher, margin)
     mask = mask_of(where, student, axis)
     student, teacher = selected(mask, student, teacher)

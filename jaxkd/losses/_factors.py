@@ -1,5 +1,7 @@
 """Losses on what trained modules make of the maps: a translator's factors, a regressor's prediction."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -48,8 +50,8 @@ def factor_transfer(
       The loss of each example, [batch], at least float32, in [0, 2]; 0 where the normalised factors agree.
 
     Raises:
-      ValueError: if batches, channels or sizes do not fit, the factors have one position where ``"repdistiller"`` needs
-        two, they are no floats, or the rest does not fit.
+      ValueError: if batches, channels or sizes do not fit, the factors have one element, or one position where
+        ``"repdistiller"`` needs two, they are no floats, or the rest does not fit.
 
     References:
       Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", 2018,
@@ -63,6 +65,11 @@ def factor_transfer(
         raise ValueError(
             f"student factors {shape_of(student)}, teacher factors {shape_of(teacher)}: they have to have as many "
             "channels, give the translator as many as the paraphraser has"
+        )
+    elif min(math.prod(jnp.shape(x)[1:]) for x in (student, teacher)) < 2:
+        raise ValueError(
+            f"student factors {shape_of(student)}, teacher factors {shape_of(teacher)}: of a single element nothing is "
+            "left once it is normalised; give the factors more channels"
         )
     student, teacher = at_least_float32(student, teacher)
     mask = mask_of(where, student, axis)

@@ -12,6 +12,7 @@ from jaxkd.losses._maps import (
     flattened,
     mask_of,
     pooled_alike,
+    products,
     selected,
 )
 
@@ -92,5 +93,4 @@ def fsp(
 
 def _flow(first: jax.Array, second: jax.Array, axis: int, count: jax.Array | None) -> jax.Array:
     (x, over), (y, _) = (flattened(z, axis) for z in pooled_alike(first, second, axis))
-    products = jax.lax.dot_general(x, y, (((over,), (over,)), ((0,), (0,))), precision="highest")
-    return products / (x.shape[over] if count is None else count[:, None, None])
+    return products(x, y, over) / (x.shape[over] if count is None else count[:, None, None])

@@ -5,11 +5,12 @@ channels are. A position is one place on all spatial axes.
 """
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import shape_of
+from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, check_axis, check_floating, check_same_shape, check_where
 
 
@@ -76,12 +77,25 @@ def check_positions_mask(x: ArrayLike, axis: int, where: Where) -> None:
 
 
 def check_many_positions(student: ArrayLike, teacher: ArrayLike, axis: int) -> None:
-    """Raises ValueError for maps of one position, which a normalisation over positions makes constant."""
-    if min(math.prod(spatial_shape(x, axis)) for x in (student, teacher)) < 2:
+    """Raises ValueError if a map has one position: a normalisation over positions makes it constant."""
+    check_normalizable({"student map": student, "teacher map": teacher}, axis)
+
+
+def check_normalizable(maps: Mapping[str, ArrayLike], axis: int) -> None:
+    """Raises ValueError if one of the named maps has a single position."""
+    if min(math.prod(spatial_shape(x, axis)) for x in maps.values()) < 2:
+        named = ", ".join(f"{what} {shape_of(x)}" for what, x in maps.items())
         raise ValueError(
-            f"student map {shape_of(student)}, teacher map {shape_of(teacher)}: of a map of one position nothing is "
-            "left once it is normalised over positions; take an earlier layer, or a loss on vectors"
+            f"{named}: of a map of one position nothing is left once it is normalised over positions; "
+            "take an earlier layer, or a loss on vectors"
         )
+
+
+def check_positive_scalar(name: str, value: ArrayLike) -> None:
+    """Raises ValueError unless it is one number for all examples, above 0 if it is known now."""
+    check_number(name, value, above=0)
+    if jnp.ndim(value) != 0:
+        raise ValueError(f"{name} {shape_of(value)}: it has to be a scalar, one for all examples")
 
 
 def mask_of(where: Where, x: jax.Array, axis: int) -> jax.Array | None:
@@ -112,6 +126,11 @@ def flattened(x: jax.Array, axis: int) -> tuple[jax.Array, int]:
         return x.reshape(*x.shape[:2], -1), 2
     x = jnp.moveaxis(x, axis, -1)
     return x.reshape(x.shape[0], -1, x.shape[-1]), 1
+
+
+def products(x: jax.Array, y: jax.Array, over: int) -> jax.Array:
+    """Of two batches of matrices, the products of all rows or columns: summed over axis ``over``."""
+    return jax.lax.dot_general(x, y, (((over,), (over,)), ((0,), (0,))), precision="highest")
 
 
 def adaptive_average_pool(x: jax.Array, axes: tuple[int, ...], sizes: tuple[int, ...]) -> jax.Array:

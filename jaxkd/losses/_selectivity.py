@@ -3,16 +3,17 @@
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32
 from jaxkd.losses._kl import kl_of_logits
 from jaxkd.losses._maps import (
     check_many_positions,
     check_map_pair,
+    check_positive_scalar,
     check_same_maps,
     flattened,
     mask_of,
     pooled_alike,
+    products,
     selected,
 )
 from jaxkd.losses._numerics import l2_normalize
@@ -61,9 +62,9 @@ def neuron_selectivity(student: ArrayLike, teacher: ArrayLike, *, axis: int = -1
     if p * (c + d) <= c * c + d * d + c * d:
         # sum_ij (a_i . b_j)^2 is also the inner product of sum_i a_i a_i^T and sum_j b_j b_j^T, which relate positions:
         # fewer than the channels, here.
-        difference = _products(s, s, channels) / c - _products(t, t, channels) / d
+        difference = products(s, s, channels) / c - products(t, t, channels) / d
         return jnp.sum(jnp.square(difference), (1, 2))
-    own, teachers, crossed = (_mean_square(_products(x, y, positions)) for x, y in ((s, s), (t, t), (s, t)))
+    own, teachers, crossed = (_mean_square(products(x, y, positions)) for x, y in ((s, s), (t, t), (s, t)))
     return own + teachers - 2 * crossed
 
 
@@ -94,13 +95,13 @@ def channel_wise(
 
     Raises:
       ValueError: if the shapes differ, the maps have fewer than two positions (the loss would be 0) or are no floats,
-        ``temperature`` is known and not above 0, or ``where`` or ``axis`` does not fit.
+        ``temperature`` is no scalar or known and not above 0, or ``where`` or ``axis`` does not fit.
 
     References:
       Shu, Liu, Gao, Yan, Shen, "Channel-wise Knowledge Distillation for Dense Prediction", 2020,
       https://arxiv.org/abs/2011.13256
     """
-    check_number("temperature", temperature, above=0)
+    check_positive_scalar("temperature", temperature)
     check_same_maps(student, teacher, axis, where)
     check_many_positions(student, teacher, axis)
     student, teacher = at_least_float32(student, teacher)
@@ -111,12 +112,6 @@ def channel_wise(
         mask, _ = flattened(mask, axis)
     divergences = kl_of_logits(teacher / temperature, student / temperature, positions, mask)
     return jnp.square(temperature) * jnp.mean(divergences, -1)
-
-
-def _products(x: jax.Array, y: jax.Array, over: int) -> jax.Array:
-    """Of two batches of matrices, the products of all rows or columns: summed over axis ``over``."""
-    dims = (((over,), (over,)), ((0,), (0,)))
-    return jax.lax.dot_general(x, y, dims, precision="highest")
 
 
 def _mean_square(x: jax.Array) -> jax.Array:

@@ -119,7 +119,7 @@ def test_one_position_has_no_meaning(name):
     if name != "channel_wise":
         with pytest.raises(ValueError, match="one position"):
             getattr(losses, name)(np.ones((2, 1, 1, 3)), np.ones((2, 4, 4, 3)), **parameters)
-    with pytest.raises(ValueError, match="one position"):
+    with pytest.raises(ValueError, match=r"^feature map \[2,1,3\]: .*one position"):
         losses.attention_map(np.ones((2, 1, 3)))
 
 
@@ -219,10 +219,14 @@ ONES = np.ones((2, 4, 4, 3), np.float32)
         (lambda: losses.neuron_selectivity(ONES[0, 0, 0], ONES[0, 0, 0]), r"batch, \*spatial, channels"),
         (lambda: losses.channel_wise(ONES, ONES[..., :2]), "connector"),
         (lambda: losses.channel_wise(ONES, ONES, temperature=0), "temperature"),
+        (lambda: losses.channel_wise(ONES, ONES, temperature=np.ones(3)), r"temperature \[3\].*scalar"),
         (lambda: losses.factor_transfer(ONES, ONES[..., :2]), "channels"),
+        (lambda: losses.factor_transfer(ONES[..., :1], ONES[:, :1, :1, :1]), r"\[2,4,4,1\].*\[2,1,1,1\].*element"),
         (lambda: losses.fsp(ONES, ONES, ONES, ONES[..., :2]), "second map .*connector"),
         (lambda: losses.fsp(ONES, ONES, ONES[:, :2, :2], ONES, where=np.ones((2, 4, 4), bool)), "where"),
         (lambda: losses.activation_boundary(ONES, ONES, margin=0), "margin"),
+        (lambda: losses.activation_boundary(ONES, ONES, margin=np.ones(3)), r"margin \[3\].*scalar"),
+        (lambda: losses.overhaul(ONES, ONES, np.array([-1.0, 0.0, 0.5])), "margin .*0"),
         (lambda: losses.overhaul(ONES, ONES, -ONES[0, 0, 0, :2]), r"margin \[2\].*\[2,4,4,3\]"),
         (lambda: losses.overhaul(ONES, ONES[:1], -ONES[0, 0, 0]), r"\[2,4,4,3\].*\[1,4,4,3\]"),
         (lambda: losses.variational_information(ONES, ONES, ONES), "variance"),

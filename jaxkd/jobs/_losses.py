@@ -12,9 +12,9 @@ from jaxkd.losses.catalogue import Loss, Number, Weights
 _COLUMNS = ("published for (source)", "own", "CE", "KD at T", "with")
 _NUMBERS = (7, 7, 9)  # how wide the middle columns are; the outer ones share the rest
 _LEGEND = (
-    "Weights of means over the batch. own: of the loss itself. CE: of the cross-entropy with the labels, or of what the "
-    "task has in its place. KD at T: of soft_label_kl at this temperature, beside it. with: the loss's arguments; other "
-    "terms and their weights. -: there is no such term. ?: not said. jaxkd losses NAME has formula and sources."
+    "Weights of means over the batch. own: of the loss itself. CE: of the cross-entropy with the labels, or of what "
+    "the task has in its place. KD at T: of soft_label_kl at this temperature, beside it. with: the loss's arguments; "
+    "other terms and their weights. -: there is no such term. ?: not said. jaxkd losses NAME has formula and sources."
 )
 
 

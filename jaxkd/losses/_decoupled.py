@@ -64,7 +64,9 @@ def decoupled_kd(
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     own = OwnClass(labels, student, axis, where)
     temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
-    student, teacher = student / over(axis, temperature), teacher / over(axis, temperature)
+    lowest = jnp.finfo(temperature.dtype).min
+    # A class at -inf is as good as one at the lowest number there is, and leaves the logits finite.
+    student, teacher = (jnp.maximum(x / over(axis, temperature), lowest) for x in (student, teacher))
     rest_of_teacher = logsumexp(teacher, axis, own.others)
     of_target = kl_of_logits(
         jnp.stack([own.of(teacher), rest_of_teacher], -1),
@@ -74,7 +76,7 @@ def decoupled_kd(
     )
     of_others = kl_of_logits(teacher, student, axis, own.others)
     # A teacher that rules out all others has no distribution over them.
-    of_others = jnp.where(rest_of_teacher > 0.5 * jnp.finfo(teacher.dtype).min, of_others, 0)
+    of_others = jnp.where(rest_of_teacher > 0.5 * lowest, of_others, 0)
     return own.only_labelled(jnp.square(temperature) * (jnp.asarray(alpha) * of_target + jnp.asarray(beta) * of_others))
 
 

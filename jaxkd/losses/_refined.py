@@ -123,15 +123,19 @@ def one_for_all(
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     own = OwnClass(labels, student, axis, where)
     dtype = jnp.result_type(student, teacher)
+    enhances = not (isinstance(exponent, int | float) and exponent == 1)
     exponent, temperature = jnp.asarray(exponent, dtype), jnp.asarray(temperature, dtype)
-    divisor = over(axis, temperature)
-    log_p = log_softmax(teacher / divisor, axis, where)
-    # Powers as exponentials of multiples of the logarithm: their gradient stays finite where p underflows.
-    enhanced = jnp.expm1(exponent * jnp.log1p(jnp.exp(own.of(log_p))))
-    weights = jnp.where(own.mask, jnp.expand_dims(enhanced, axis), jnp.exp(over(axis, exponent) * log_p))
-    if where is not None:
-        weights = jnp.where(where, weights, 0)
-    return own.only_labelled(cross_entropy_of(weights, log_softmax(student / divisor, axis, where), axis))
+    teacher, student = teacher / over(axis, temperature), student / over(axis, temperature)
+    if enhances:
+        log_p = log_softmax(teacher, axis, where)
+        # Powers as exponentials of multiples of the logarithm: their gradient stays finite where p underflows.
+        enhanced = jnp.expm1(exponent * jnp.log1p(jnp.exp(own.of(log_p))))
+        weights = jnp.where(own.mask, jnp.expand_dims(enhanced, axis), jnp.exp(over(axis, exponent) * log_p))
+        if where is not None:
+            weights = jnp.where(where, weights, 0)
+    else:
+        weights = probabilities(teacher, axis, where)
+    return own.only_labelled(cross_entropy_of(weights, log_softmax(student, axis, where), axis))
 
 
 def teacher_free(
@@ -191,12 +195,13 @@ def teacher_free(
     classes: ArrayLike = logits.shape[axis]
     if where is not None:
         classes = jnp.sum(jnp.broadcast_to(where, logits.shape), axis, keepdims=True)
-    rest = (1 - jnp.asarray(confidence, logits.dtype)) / jnp.maximum(classes - 1, 1)
-    virtual = jnp.where(own.mask, jnp.asarray(confidence, logits.dtype), rest)
+    of_own = jnp.asarray(confidence, logits.dtype)
+    of_others = (1 - of_own) / jnp.maximum(classes - 1, 1)
     divisor = over(axis, temperature)
     if variant == "paper":
-        divergence = kl_of_logits(jnp.log(virtual) / divisor, logits / divisor, axis, where)
-        return own.only_labelled(jnp.square(temperature) * divergence)
-    divergence = kl_of_logits(virtual / divisor, logits, axis, where)
+        virtual = jnp.where(own.mask, jnp.log(of_own) / divisor, jnp.log(of_others) / divisor)
+        return own.only_labelled(jnp.square(temperature) * kl_of_logits(virtual, logits / divisor, axis, where))
+    virtual = jnp.where(own.mask, of_own / divisor, of_others / divisor)
+    divergence = kl_of_logits(virtual, logits, axis, where)
     count = classes if where is None else jnp.maximum(jnp.squeeze(classes, axis), 1)
     return own.only_labelled(divergence / count)

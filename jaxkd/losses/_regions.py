@@ -10,6 +10,7 @@ import numpy as np
 from jaxkd._checks import shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_axis, check_floating, check_labels
 from jaxkd.losses._decoupled import decoupled_kd
+from jaxkd.losses._own_class import OwnClass
 from jaxkd.losses._pairs import logit_pair
 
 
@@ -112,8 +113,7 @@ def scale_decoupled_kd(
     of_regions = jnp.broadcast_to(jnp.expand_dims(jnp.asarray(labels), -1), student.shape[:-1])
     temperature, alpha, beta = (x if jnp.ndim(x) == 0 else jnp.expand_dims(x, -1) for x in (temperature, alpha, beta))
     losses = decoupled_kd(student, teacher, of_regions, temperature, alpha=alpha, beta=beta, where=where)
-    answers = jnp.argmax(teacher if where is None else jnp.where(where, teacher, -jnp.inf), -1)
-    right = answers == of_regions
+    right = OwnClass(of_regions, teacher, -1, where).leads(teacher)
     return jnp.mean(jnp.where(right == right[..., :1], 1, 2) * losses, -1)
 
 

@@ -44,11 +44,9 @@ def scale_decoupled_kd(student, teacher, labels, temperature, alpha, beta):
 
 def region_means(features, grids):
     batch, height, width, channels = features.shape
-    means = [
-        jnp.mean(features.reshape(batch, n, height // n, n, width // n, channels), (2, 4)).reshape(batch, n * n, -1)
-        for n in grids
-    ]
-    return jnp.concatenate(means, 1)
+    cells = jnp.mean(features.reshape(batch, 4, height // 4, 4, width // 4, channels), (2, 4))
+    grouped = [cells.reshape(batch, n, 4 // n, n, 4 // n, channels) for n in grids]
+    return jnp.concatenate([jnp.mean(x, (2, 4)).reshape(batch, -1, channels) for x in grouped], 1)
 
 
 def dist(student, teacher, temperature, beta, gamma):
@@ -93,7 +91,9 @@ def teacher_free(student, labels, temperature):
 
 
 def standardize_logits(logits):
-    return (logits - jnp.mean(logits, -1, keepdims=True)) / (1e-7 + jnp.std(logits, -1, keepdims=True, ddof=1))
+    centred = logits - jnp.mean(logits, -1, keepdims=True)
+    variance = jnp.sum(jnp.square(centred), -1, keepdims=True) / (logits.shape[-1] - 1)
+    return centred / (1e-7 + jnp.sqrt(variance))
 
 
 def transformed_teacher_matching(student, teacher, exponent):
@@ -114,6 +114,7 @@ LINES = (
     Line(dist, PAIR, {"temperature": 4.0, "beta": 1.0, "gamma": 1.0}),
     Line(multi_level_kd, (SMALL, SMALL), {"temperatures": (2.0, 3.0, 4.0, 5.0, 6.0)}),
     Line(weighted_soft_label, LABELLED, {"temperature": 2.0}),
+    Line(one_for_all, LABELLED, {"exponent": 1.0, "temperature": 1.0}),
     Line(one_for_all, LABELLED, {"exponent": 1.5, "temperature": 1.0}),
     Line(teacher_free, ("logits", "labels"), {"temperature": 20.0}),
     Line(standardize_logits, ("logits",)),

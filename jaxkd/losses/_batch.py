@@ -23,22 +23,23 @@ def check_batches(named: Sequence[tuple[str, ArrayLike]], where: Where) -> None:
 
 
 def global_batch(
-    named: Sequence[tuple[str, ArrayLike]], where: Where, axis_name: str | None
+    named: Sequence[tuple[str, ArrayLike]], where: Where, axis_name: str | None, *, least: int = 2
 ) -> tuple[list[jax.Array], jax.Array | None, ArrayLike]:
     """The features of the global batch, flattened, 0 where masked; its ``where``; and how many examples take part.
 
-    Raises ValueError for a global batch of one: there is nothing to relate.
+    Raises ValueError for a global batch of fewer than ``least`` examples: there is nothing to relate.
     """
     check_batches(named, where)
     arrays = [x.reshape(len(x), math.prod(x.shape[1:])) for x in at_least_float32(*(x for _, x in named))]
     if where is not None:
         where = jnp.broadcast_to(where, arrays[0].shape[:1])
     *arrays, where = gathered(axis_name, *arrays, where)
-    if len(arrays[0]) == 1:
+    if len(arrays[0]) < least:
         what, x = named[0]
+        size = ("no example", "one example", "two examples")[len(arrays[0])]
         raise ValueError(
-            f"{what} {shape_of(x)}: one example has no relations; give a batch of two or more (axis_name= for the "
-            "examples of all devices)"
+            f"{what} {shape_of(x)}: {size}, and this loss relates {least} or more; give a larger batch (axis_name= for "
+            "the examples of all devices)"
         )
     if where is None:
         return arrays, None, len(arrays[0])

@@ -46,7 +46,8 @@ def inter_channel_correlation(
       The loss of each example, [batch], at least float32, in [0, 4]. 0 where all is masked.
 
     Raises:
-      ValueError: if batches or channels differ, ``axis`` or ``where`` does not fit, or the variant is unknown.
+      ValueError: if batches or channels differ or there is one channel, ``axis`` or ``where`` does not fit, or the
+        variant is unknown.
 
     References:
       Liu et al., "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation", 2021,
@@ -62,6 +63,8 @@ def inter_channel_correlation(
             f"student map {shape_of(student)}, teacher map {shape_of(teacher)}: they have to have one batch and as "
             "many channels; a 1x1 convolution brings the student's to the teacher's"
         )
+    if channels < 2:
+        raise ValueError(f"student map {shape_of(student)} has one channel on axis {axis}: it takes two to correlate")
     grams = [_normalized_gram(x, axis, where) for x in at_least_float32(student, teacher)]
     return jnp.sum(jnp.square(grams[0] - grams[1]), (1, 2)) / (channels * (batch if variant == "imagenet" else 1))
 

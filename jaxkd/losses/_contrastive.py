@@ -147,7 +147,8 @@ def info_nce(
     teacher. Not 0 where student and teacher are equal.
 
     Published weight: CLIP-KD's interactive contrastive learning is the mean of this for (student image, teacher text)
-    and (student text, teacher image), with weight 1 beside a CLIP loss with 1; its 1/T is learned.
+    and (student text, teacher image), with weight 1 beside a CLIP loss with 1. Its 1/T is trained, without an
+    exponential, from log(1 / 0.07) = 2.66.
 
     Args:
       student: features [batch, ...], flattened.

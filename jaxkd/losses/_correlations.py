@@ -184,8 +184,7 @@ def cka(student: ArrayLike, teacher: ArrayLike, *, where: Where = None, axis_nam
     differ: no connector is needed.
 
     It is a comparison of representations, made a loss; there is no one published weight. Some distillation code has
-    the square root of this CKA. With few examples and wide features CKA is close to 1 for anything: with two it is 1,
-    and this is 0, always.
+    the square root of this CKA. With few examples and wide features CKA is close to 1 for anything; with two it is 1.
 
     Args:
       student: features [batch, ...], flattened.
@@ -198,14 +197,14 @@ def cka(student: ArrayLike, teacher: ArrayLike, *, where: Where = None, axis_nam
       example takes part.
 
     Raises:
-      ValueError: if the batches differ or have one example, or ``where`` does not fit.
+      ValueError: if the batches differ or have fewer than three examples, or ``where`` does not fit.
 
     References:
       Kornblith, Norouzi, Lee, Hinton, "Similarity of Neural Network Representations Revisited", 2019,
       https://arxiv.org/abs/1905.00414
     """
     named = [("student features", student), ("teacher features", teacher)]
-    arrays, where, count = global_batch(named, where, axis_name)
+    arrays, where, count = global_batch(named, where, axis_name, least=3)
     grams = []
     for x in arrays:
         x, mean = _centred(x, None if where is None else where[:, None])

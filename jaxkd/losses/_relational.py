@@ -29,9 +29,10 @@ def relational_distance(
 
     Variants:
       * ``"positive_pairs"``: mu is the mean of the distances above 0, as in the paper's code. Duplicates have
-        distance 0, no part in mu, and no gradient.
-      * ``"all_pairs"``: mu is the mean of all N^2 distances, those of i = j included: distances come out larger by
-        N / (N - 1), and a duplicate makes the others larger still.
+        distance 0, no part in mu, and no gradient. (The code takes distances below 1e-6 for 1e-6, and so counts
+        duplicates; other batches give the same.)
+      * ``"all_pairs"``: mu is the mean of all N^2 distances, those of i = j included, as PaddleClas has it: distances
+        come out larger by N / (N - 1), and a duplicate makes the others larger still.
 
     Published weight: 25, beside ``relational_angle`` with 50 and a cross-entropy with 1 (CIFAR-100).
 
@@ -43,18 +44,20 @@ def relational_distance(
       axis_name: of a mapped axis, whose devices then share one batch.
 
     Returns:
-      The loss, a scalar, at least float32, in [0, inf). 0 where fewer than two examples take part. Distances below
-      what the features' precision resolves (1e-3 of the batch's spread in float32) count as 0.
+      The loss, a scalar, at least float32, in [0, inf). 0 where fewer than three examples take part: of two, the one
+      distance is its own mean. Distances below what the features' precision resolves (1e-3 of the batch's spread in
+      float32) count as 0.
 
     Raises:
-      ValueError: if the batches differ or have one example, the variant is unknown, or ``where`` does not fit.
+      ValueError: if the batches differ or have fewer than three examples, the variant is unknown, or ``where`` does not
+        fit.
 
     References:
       Park, Kim, Lu, Cho, "Relational Knowledge Distillation", 2019, https://arxiv.org/abs/1904.05068
     """
     check_variant(variant, ("positive_pairs", "all_pairs"))
     batch = [("student features", student), ("teacher features", teacher)]
-    arrays, where, _ = global_batch(batch, where, axis_name)
+    arrays, where, _ = global_batch(batch, where, axis_name, least=3)
     pairs = pairs_of(where)
     student, teacher = (_over_mean(_distances(x, where), pairs, variant) for x in arrays)
     return masked_mean(optax.losses.huber_loss(student, teacher, delta=1.0), pairs, (0, 1))
@@ -97,7 +100,7 @@ def relational_angle(
     difference counts as a zero vector, with gradient 0.
 
     Exact, over all triplets, without ever holding N^3 numbers: memory grows with N^2 and with N times the width.
-    Value and gradient are computed in one pass. Two examples have no angles: the result is 0.
+    Value and gradient are computed in one pass.
 
     Published weight: 50, beside ``relational_distance`` with 25 and a cross-entropy with 1 (CIFAR-100).
 
@@ -108,15 +111,16 @@ def relational_angle(
       axis_name: of a mapped axis, whose devices then share one batch (each computes all of it).
 
     Returns:
-      The loss, a scalar, at least float32, in [0, 1.5]. 0 where fewer than three examples take part.
+      The loss, a scalar, at least float32, in [0, 1.5]. 0 where fewer than three examples take part: there are no
+      angles.
 
     Raises:
-      ValueError: if the batches differ or have one example, or ``where`` does not fit.
+      ValueError: if the batches differ or have fewer than three examples, or ``where`` does not fit.
 
     References:
       Park, Kim, Lu, Cho, "Relational Knowledge Distillation", 2019, https://arxiv.org/abs/1904.05068
     """
     batch = [("student features", student), ("teacher features", teacher)]
-    (student, teacher), where, count = global_batch(batch, where, axis_name)
+    (student, teacher), where, count = global_batch(batch, where, axis_name, least=3)
     # As a float: 1291^3 is more than an int32 holds.
     return sum_over_triplets(student, teacher, where) / jnp.asarray(count, student.dtype) ** 3

@@ -105,7 +105,8 @@ def correlation_congruence(
     """
     check_variant(variant, ("adjacent", "kernel", "kernel_norm"))
     check_number("gamma", gamma, above=0)
-    check_number("order", order, above=0)
+    if not isinstance(order, int) or order < 1:
+        raise ValueError(f"order is {order}: it has to be a whole number, 1 or more")
     if variant == "adjacent":
         check_same_shape("embeddings", student, teacher, "embed both in one space first")
     batch = [("student embeddings", student), ("teacher embeddings", teacher)]
@@ -119,19 +120,18 @@ def correlation_congruence(
             delta, neighbours = delta[first], where[first][1:]
         return masked_mean(jnp.sum(delta[:-1] * delta[1:], 1), neighbours, 0)
 
-    # The difference of the series by that of the products, a^p - b^p = a (a^(p-1) - b^(p-1)) + b^(p-1) (a - b): exactly
-    # 0 where they agree, however large the powers are. So it is between masked examples, and theirs and all others.
-    of_student, of_teacher = (x @ x.T for x in arrays)
-    apart = of_student - of_teacher
-    power, powers_apart = jnp.ones_like(apart), apart
-    difference = 2 * gamma * powers_apart
-    for p in range(2, order + 1):
-        power = power * of_teacher
-        powers_apart = of_student * powers_apart + power * apart
-        difference += (2 * gamma) ** p / math.factorial(p) * powers_apart
-    difference *= math.exp(-2 * gamma)
-    squared = jnp.sum(jnp.square(difference))
+    # Between masked examples, and theirs and all others, products are 0 and kernels the same.
+    of_student, of_teacher = (_kernel(x @ x.T, gamma, order) for x in arrays)
+    squared = jnp.sum(jnp.square(of_student - of_teacher))
     return (squared if variant == "kernel" else safe_sqrt(squared)) / count**2
+
+
+def _kernel(products: jax.Array, gamma: float, order: int) -> jax.Array:
+    """The series of the Gaussian kernel of vectors of length 1, given their products, by Horner's rule."""
+    series = jnp.ones_like(products)
+    for p in range(order, 0, -1):
+        series = 1 + 2 * gamma / p * products * series
+    return math.exp(-2 * gamma) * series
 
 
 def probabilistic_transfer(

@@ -37,7 +37,8 @@ def singular_value(
 
     Singular vectors have no sign of their own, so the loss gives them one, or else it would differ between machines:
     the teacher's have elements that add up to 0 or more, and the student's a cosine of 0 or more with the teacher's.
-    After a ReLU the first vector's elements are all of one sign, and the choice is that of every implementation.
+    Both other codes leave each layer the sign that its decomposition happens to end with. Where those agree (after a
+    ReLU the first vector's elements are all of one sign, most often the same in every layer), so do the values.
     The gradient leaves out rotations among vectors of equal singular values, which are arbitrary.
 
     Args:
@@ -52,8 +53,8 @@ def singular_value(
       The loss of each example, [batch], at least float32, in [0, inf). 0 where all is masked.
 
     Raises:
-      ValueError: if there are fewer than two layers or not as many on both sides, shapes do not fit, or ``k`` is out of
-        range.
+      ValueError: if there are fewer than two layers or not as many on both sides, shapes do not fit, all layers are of
+        one channel, or ``k`` is out of range.
 
     References:
       Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", 2018,
@@ -164,3 +165,6 @@ def _check_layers(student: Sequence[ArrayLike], teacher: Sequence[ArrayLike], k:
                 f"student map 0 {shape_of(student[0])}, student map {i} {shape_of(s)}: all layers have to be of one "
                 "batch"
             )
+    if all(jnp.shape(s)[axis] == 1 for s in student):
+        shapes = ", ".join(map(shape_of, student))
+        raise ValueError(f"student maps {shapes} have one channel each: their vectors are all the same; take others")

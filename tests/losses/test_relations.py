@@ -117,6 +117,17 @@ def test_kernel_is_the_gaussian_of_unit_vectors():
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+def test_kernel_is_precise_far_from_the_teacher():
+    """Of a small student the gradient is its own, however large the powers of the teacher's products are."""
+    student, teacher = features((5, 4), (5, 4))
+    slope = jax.grad(losses.correlation_congruence)
+    arguments = {"variant": "kernel", "order": 5}
+    gradient = slope(1e-3 * student, 30 * teacher, **arguments)
+    with jax.enable_x64(True):
+        exact = slope(1e-3 * student.astype(np.float64), 30 * teacher.astype(np.float64), **arguments)
+    np.testing.assert_allclose(gradient, exact, atol=1e-5 * np.abs(exact).max())
+
+
 CRD = {"student_normalizer": 4.0, "teacher_normalizer": 7.0, "population": 50, "temperature": 2.0}
 
 
@@ -187,10 +198,15 @@ def test_clip_is_two_kls_and_follows_its_scales():
     ("call", "said"),
     [
         (lambda: losses.relational_distance(*features((4, 5), (6, 5))), r"\[4,5\].*\[6,5\]"),
+        (lambda: losses.relational_angle(*features((4, 5), (6, 5))), r"\[4,5\].*\[6,5\]"),
+        (lambda: losses.relational_distance(*features((2, 5), (2, 5))), r"\[2,5\]: two examples.*3 or more"),
+        (lambda: losses.relational_angle(*features((2, 5), (2, 5))), r"\[2,5\]: two examples.*3 or more"),
+        (lambda: losses.info_nce(*features((0, 5), (0, 5))), r"\[0,5\]: no example"),
         (lambda: losses.relational_distance(*features((4, 5), (4, 5)), variant="pairs"), "positive_pairs"),
         (lambda: losses.similarity_preserving(*features((4, 5), (4, 5)), variant="l3"), "l1_rows"),
         (lambda: losses.correlation_congruence(*features((4, 5), (4, 6))), r"\[4,5\].*\[4,6\]"),
         (lambda: losses.correlation_congruence(*features((4, 5), (4, 5)), variant="kernel", gamma=0.0), "gamma"),
+        (lambda: losses.correlation_congruence(*features((4, 5), (4, 5)), order=1.5), "order is 1.5"),
         (lambda: losses.info_nce(*features((4, 5), (4, 6))), r"\[4,5\].*\[4,6\]"),
         (lambda: losses.info_nce(*features((4, 5), (4, 5)), 0.0), "temperature"),
         (

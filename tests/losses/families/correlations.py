@@ -1,6 +1,7 @@
 """Correlations of features: over a batch, over channels, over layers."""
 
 from ..cases import DIM, Case
+from .relations import three_for_two
 
 MAPS = ("map", "map")
 
@@ -53,8 +54,11 @@ CASES = (
         draw=with_centers,
     ),
     *(Case("class_activation", MAPS, {"variant": v}, over="positions") for v in ("normalized", "raw")),
-    Case(
-        "cka", ("features", "embedding"), over="examples", needs_two=True, not_zero="the widths differ: the next line"
+    *(
+        Case("cka", kinds, not_zero=not_zero, over="examples", needs_two=True, draw=three_for_two(*kinds))
+        for kinds, not_zero in (
+            (("features", "embedding"), "the widths differ: the next one"),
+            (("features", "features"), ""),
+        )
     ),
-    Case("cka", ("features", "features"), over="examples", needs_two=True),
 )

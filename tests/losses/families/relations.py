@@ -1,6 +1,6 @@
 """Losses that relate the examples of a batch."""
 
-from ..cases import Case
+from ..cases import KINDS, Case
 
 TWO = ("features", "features")
 RELATION = {"over": "examples", "needs_two": True}
@@ -9,15 +9,24 @@ CRD = {"student_normalizer": 40.0, "teacher_normalizer": 70.0, "population": 50,
 SCALES = {"student_scale": 3.0, "teacher_scale": 5.0}
 
 
+def three_for_two(*kinds):
+    """Draws three examples where two are asked for: of two, the loss has no meaning, and raises."""
+
+    def draw(rng, examples):
+        return [rng.standard_normal(((3,) if examples == (2,) else examples) + KINDS[kind]) for kind in kinds]
+
+    return draw
+
+
 def embeddings_and_negatives(rng, examples):
     """Three negatives for each example, of both sides."""
     return [rng.standard_normal((*examples, *shape)) for shape in ((5,), (5,), (3, 5), (3, 5))]
 
 
 CASES = (
-    Case("relational_distance", TWO, **RELATION),
-    Case("relational_distance", TWO, {"variant": "all_pairs"}, **RELATION),
-    Case("relational_angle", TWO, **RELATION),
+    Case("relational_distance", TWO, draw=three_for_two(*TWO), **RELATION),
+    Case("relational_distance", TWO, {"variant": "all_pairs"}, draw=three_for_two(*TWO), **RELATION),
+    Case("relational_angle", TWO, draw=three_for_two(*TWO), **RELATION),
     Case("similarity_preserving", TWO, **RELATION),
     Case("similarity_preserving", TWO, {"variant": "l1_rows"}, **RELATION),
     Case("correlation_congruence", TWO, skip=ADJACENT, **RELATION),

@@ -275,6 +275,7 @@ def test_a_disk_that_fills_up_while_it_is_written_to(tmp_path, data_dir):
     ("command", "words"),
     [
         ("methods", ("kd", "Hinton")),
+        ("losses", ("soft_label_kl", "features ---", "patient_hidden", "arXiv:1908.09355")),
         ("models", ("mlp_512_512", "resnet56")),
         ("datasets", ("digits", "fashion_mnist", "imagenet2012")),
     ],
@@ -283,6 +284,21 @@ def test_lists(command, words, capsys):
     assert cli.main([command]) == 0
     listed = capsys.readouterr().out
     assert all(word in listed for word in words)
+
+
+def test_losses_of_a_family_by_name_and_for_programs(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    assert cli.main(["losses", "--family", "relations"]) == 0
+    listed = capsys.readouterr().out
+    assert "relational_angle" in listed
+    assert "soft_label_kl " not in listed
+    assert max(map(len, listed.splitlines())) <= 90
+    assert cli.main(["losses", "relational_angle"]) == 0
+    assert "L = 1/N^3" in capsys.readouterr().out
+    assert cli.main(["losses", "relational_angle", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["weights"][0]["own"] == 50
+    assert cli.main(["losses", "relational_angel"]) == 1
+    assert "nearest: relational_angle" in one_error(capsys)
 
 
 def test_help_reads_well(capsys):

@@ -38,7 +38,7 @@ def describe_losses(name: str | None = None, family: str | None = None, *, width
         lines += [f"{of} ".ljust(width, "-"), *_row(_COLUMNS, width), ""]
         for loss in chosen:
             if loss.family == of:
-                lines += [_heading(loss), *_weights(loss, width, short=True), ""]
+                lines += [*_heading(loss, width), *_weights(loss, width, short=True), ""]
     return "\n".join([*lines, *textwrap.wrap(_LEGEND, width)])
 
 
@@ -56,9 +56,13 @@ def _chosen(name: str | None, family: str | None) -> Sequence[Loss]:
     return catalogue.losses(family) if name is None else [catalogue.find(name)]
 
 
-def _heading(loss: Loss) -> str:
-    source = ", ".join(str(x) for x in (loss.paper, loss.year, f"arXiv:{loss.arxiv}" if loss.arxiv else "") if x)
-    return f"{loss.name:<28}  {source}".rstrip()
+def _heading(loss: Loss, width: int) -> list[str]:
+    line = f"{loss.name:<28}  {_source(loss)}".rstrip()
+    return textwrap.wrap(line, width, subsequent_indent=" " * 30, break_on_hyphens=False)
+
+
+def _source(loss: Loss) -> str:
+    return ", ".join(str(x) for x in (loss.paper, loss.year, loss.arxiv and f"arXiv:{loss.arxiv}") if x)
 
 
 def _weights(loss: Loss, width: int, *, short: bool = False) -> Iterator[str]:
@@ -111,7 +115,7 @@ def _details(loss: Loss, width: int) -> Iterator[str]:
     signature = f"jaxkd.losses.{loss.name}{inspect.Signature(arguments)}"
     yield from textwrap.wrap(signature, width, subsequent_indent="    ", break_on_hyphens=False)
     yield ""
-    yield f"{loss.family}; {_heading(loss).split(maxsplit=1)[-1]}" if loss.paper else loss.family
+    yield "; ".join(x for x in (loss.family, _source(loss)) if x)
     yield from _row(_COLUMNS, width) if loss.weights else ()
     yield from _weights(loss, width)
     yield ""

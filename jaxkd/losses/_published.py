@@ -64,6 +64,7 @@ _DINO = "facebookresearch/dino"
 _DISTILBERT = "huggingface/transformers-research-projects"
 _DISTILLM = "jongwooko/distillm"
 _DISTILLM_2 = "jongwooko/distillm-2"
+_FGD = "yzd-v/FGD"
 _KD_PP = "WangYZ1608/Knowledge-Distillation-via-ND"
 _LSKD = "sunshangquan/logit-standardization-KD"
 _MLKD = "Jin-Ying/Multi-Level-Logit-Distillation"
@@ -78,6 +79,7 @@ _TTM = "zkxufo/TTM"
 _R34_R18 = "ImageNet, ResNet-34/18"
 _SAMPLE = "a sample configuration"
 _RAMP = "raised from 0 over 20 epochs"
+_RAMP_1 = "raised from 0 over an epoch"
 _SOFT_RAMP = "KD raised from 0 over 20 epochs"
 
 WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
@@ -111,12 +113,13 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
         _at("CIFAR-100", _MD, 1, temperature=4, alpha=1, beta=8, beside=_RAMP),
         _at("CIFAR-100, ResNet-56/20, 110/32", _MD, 1, temperature=4, alpha=1, beta=2, beside=_RAMP),
         _at("CIFAR-100, WRN pairs, VGG-13/8, VGG-13/MobileNetV2", _MD, 1, temperature=4, alpha=1, beta=6, beside=_RAMP),
-        _at(_R34_R18, _MD, 1, temperature=1, alpha=1, beta=0.5),
-        _at("ImageNet, ResNet-50/MobileNetV1", _MD, 1, temperature=1, alpha=1, beta=2),
+        _at(_R34_R18, _MD, 1, temperature=1, alpha=1, beta=0.5, beside=_RAMP_1),
+        _at("ImageNet, ResNet-50/MobileNetV1", _MD, 1, temperature=1, alpha=1, beta=2, beside=_RAMP_1),
     ),
     "scale_decoupled_kd": (
         _at("CIFAR-100, ResNet-32x4/8x4", _SDD, 1, temperature=4, alpha=1, beta=8, beside="grids (1, 2, 4)"),
         _at(_R34_R18, _SDD, 1, temperature=1, alpha=1, beta=0.5),
+        _at("ImageNet, ResNet-50/MobileNetV2", _SDD, 1, temperature=1, alpha=1, beta=2),
     ),
     "normalized_kd": (
         _at("ImageNet", "yzd-v/cls_KD", 1, temperature=1, gamma=1.5),
@@ -228,8 +231,8 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
     "variational_information": (_at("CIFAR-100, three stages", _RD_MD, 1),),
     "hierarchical_context": (
         _at("CIFAR-100", _MD, 5, beside=_RAMP),
-        _at(_R34_R18, _MD_TD, 1),
-        _at("ImageNet, ResNet-50/MobileNetV1", _MD, 8),
+        _at(_R34_R18, _MD_TD, 1, beside=_RAMP_1),
+        _at("ImageNet, ResNet-50/MobileNetV1", _MD, 8, beside=_RAMP_1),
     ),
     "channel_wise": (
         _at("Cityscapes, logits", "irfanICMLL/TorchDistiller", 3, temperature=4),
@@ -330,6 +333,48 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
     "localization_kl": (
         _at("COCO, GFL, positives", "HikariTJU/LD", 0.25, temperature=10, variant="code"),
         _at("COCO, GFL, valuable regions", "HikariTJU/LD", 0.0625, temperature=10, variant="code"),
+    ),
+    "focal_global": (
+        _at(
+            "COCO, one stage: the code's defaults",
+            _FGD,
+            1,
+            foreground_weight=1e-3,
+            background_weight=5e-4,
+            attention_weight=1e-3,
+            relation_weight=5e-6,
+            temperature=0.5,
+        ),
+        _at(
+            "COCO, RetinaNet, GFL",
+            _FGD,
+            1,
+            foreground_weight=1e-3,
+            background_weight=5e-4,
+            attention_weight=5e-4,
+            relation_weight=5e-6,
+            temperature=0.5,
+        ),
+        _at(
+            "COCO, Faster R-CNN",
+            _FGD,
+            1,
+            foreground_weight=5e-5,
+            background_weight=2.5e-5,
+            attention_weight=5e-5,
+            relation_weight=5e-7,
+            temperature=0.5,
+        ),
+        _at(
+            "COCO, FCOS",
+            _FGD,
+            1,
+            foreground_weight=1.6e-3,
+            background_weight=8e-4,
+            attention_weight=8e-4,
+            relation_weight=8e-6,
+            temperature=0.8,
+        ),
     ),
     "fine_grained_imitation": (_at("COCO, Faster R-CNN", _PAPER, 0.01),),
     "decoupled_feature": (

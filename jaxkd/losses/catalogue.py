@@ -141,6 +141,8 @@ _PAPERS: Mapping[str, tuple[tuple[str, str, int | None, str], ...]] = {
         ("box_distillation", "Yang et al., Cross-task Inconsistency (BCKD)", 2023, "2308.14286"),
         ("class_response", "Yang et al., Cross-task Inconsistency (BCKD)", 2023, "2308.14286"),
         ("localization_kl", "Zheng et al., Localization (LD)", 2021, "2102.12252"),
+        ("focal_global", "Yang et al., Focal and Global (FGD)", 2022, "2111.11837"),
+        ("object_scales", "Yang et al., Focal and Global (FGD)", 2022, "2111.11837"),
         ("fine_grained_imitation", "Wang et al., Fine-grained Imitation (FGFI)", 2019, "1906.03609"),
         ("decoupled_feature", "Guo et al., Decoupled Features (DeFeat)", 2021, "2103.14475"),
     ),
@@ -153,6 +155,7 @@ _PART_OF: Mapping[str, tuple[str, ...]] = {
     "standardize_logits": ("soft_label_kl", "decoupled_kd"),
     "attention_map": ("attention_transfer",),
     "batch_norm_margin": ("overhaul",),
+    "object_scales": ("focal_global",),
 }
 
 _OBJECTIVES: Mapping[str, tuple[str, ...]] = {

@@ -291,7 +291,7 @@ def test_losses_of_a_family_by_name_and_for_programs(capsys, monkeypatch):
     assert cli.main(["losses", "--family", "relations"]) == 0
     listed = capsys.readouterr().out
     assert "relational_angle" in listed
-    assert "soft_label_kl " not in listed
+    assert "decoupled_kd" not in listed
     assert max(map(len, listed.splitlines())) <= 90
     assert cli.main(["losses", "relational_angle"]) == 0
     assert "L = 1/N^3" in capsys.readouterr().out

@@ -16,6 +16,7 @@ import pytest
 
 from jaxkd import cli, data, jobs
 from jaxkd.evaluation import Comparison
+from jaxkd.losses import catalogue
 from jaxkd.training.checkpoints import load_result, save_result, tree_hash
 from jaxkd.training.logging import read_metrics
 
@@ -293,6 +294,9 @@ def test_losses_of_a_family_by_name_and_for_programs(capsys, monkeypatch):
     assert "relational_angle" in listed
     assert "decoupled_kd" not in listed
     assert max(map(len, listed.splitlines())) <= 90
+    for family in {loss.family for loss in catalogue.losses()}:
+        assert cli.main(["losses", "--family", family, "--json"]) == 0
+        assert {loss["family"] for loss in json.loads(capsys.readouterr().out)} == {family}
     assert cli.main(["losses", "relational_angle"]) == 0
     assert "L = 1/N^3" in capsys.readouterr().out
     assert cli.main(["losses", "relational_angle", "--json"]) == 0

@@ -65,11 +65,13 @@ _DISTILBERT = "huggingface/transformers-research-projects"
 _DISTILLM = "jongwooko/distillm"
 _DISTILLM_2 = "jongwooko/distillm-2"
 _FGD = "yzd-v/FGD"
+_ICKD = "ADLab-AutoDrive/ICKD"
 _KD_PP = "WangYZ1608/Knowledge-Distillation-via-ND"
 _LSKD = "sunshangquan/logit-standardization-KD"
 _MLKD = "Jin-Ying/Multi-Level-Logit-Distillation"
 _OFD = "clovaai/overhaul-distillation, mdistiller"
 _PKD_BERT = "intersun/PKD-for-BERT-Model-Compression"
+_REVIEW = "dvlab-research/ReviewKD"
 _SDD = "shicaiwei123/SDD-CVPR2024"
 _SRRL = "jingyang2017/KD_SRRL"
 _TF_KD = "yuanli2333/Teacher-free-Knowledge-Distillation"
@@ -231,6 +233,9 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
     "variational_information": (_at("CIFAR-100, three stages", _RD_MD, 1),),
     "hierarchical_context": (
         _at("CIFAR-100", _MD, 5, beside=_RAMP),
+        _at("CIFAR-100, ResNet-56/20", _REVIEW, 0.6, beside=_RAMP),
+        _at("CIFAR-100, ResNet-110/32", _REVIEW, 1, beside=_RAMP),
+        _at("CIFAR-100, ResNet-32x4/ShuffleNetV2", _REVIEW, 8, beside=_RAMP),
         _at(_R34_R18, _MD_TD, 1, beside=_RAMP_1),
         _at("ImageNet, ResNet-50/MobileNetV1", _MD, 8, beside=_RAMP_1),
     ),
@@ -248,7 +253,9 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
         _at("DistilBERT, several GPUs", _DISTILBERT, 0.33, 0.33, kd=(0.33, 2)),
     ),
     "inter_channel_correlation": (
-        _at("CIFAR-100, ResNet-32x4/8x4", "ADLab-AutoDrive/ICKD", 2.5, variant="cifar"),
+        _at("CIFAR-100, ResNet-32x4/8x4", _ICKD, 2.5, variant="cifar"),
+        _at("CIFAR-100, ResNet-32x4/8x4, with soft labels", _ICKD, 2.5, kd=(1, 4), variant="cifar"),
+        _at("ImageNet, ResNet-34/18, batches of 256", _ICKD, 1, variant="imagenet"),
         _at(_R34_R18, _TD, 500, variant="imagenet"),
     ),
     "singular_value": (_at("CIFAR-100", _MD, 1, k=1),),

@@ -77,12 +77,13 @@ def factor_transfer(
     student, teacher = pooled_alike(student, teacher, axis)
     if variant == "repdistiller":
         student, teacher = (jnp.mean(jnp.square(x), axis, keepdims=True) for x in (student, teacher))
-    elements = tuple(range(1, student.ndim))
-    student, teacher = l2_normalize(student, elements), l2_normalize(teacher, elements)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, student.shape).reshape(student.shape[0], -1)
+    student, teacher = (l2_normalize(x.reshape(x.shape[0], -1), 1) for x in (student, teacher))
     distance = jnp.abs(student - teacher)
-    # They are known to within rounding only, and the gradient of |x| is as large there as anywhere else.
+    # It is known to within rounding only, and the gradient of |x| is as large there as anywhere else.
     rounding = 8 * jnp.finfo(distance.dtype).eps * jnp.abs(teacher)
-    return masked_mean(jnp.where(distance > rounding, distance, 0), mask, elements)
+    return masked_mean(jnp.where(distance > rounding, distance, 0), mask, 1)
 
 
 def variational_information(

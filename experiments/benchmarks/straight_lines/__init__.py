@@ -1,10 +1,11 @@
 """The losses as one would write them in place: the rivals of ``losses.py``."""
 
-from . import correlations, detection, features, logits, maps, refined_logits, relations, transformers
+from . import correlations, detection, divergences, features, logits, maps, refined_logits, relations, transformers
 from ._line import Line
 
 LINES: tuple[Line, ...] = (
     *logits.LINES,
+    *divergences.LINES,
     *features.LINES,
     *maps.LINES,
     *refined_logits.LINES,

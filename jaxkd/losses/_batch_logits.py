@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd._checks import check_number, shape_of
-from jaxkd.losses._arguments import ArrayLike, Where, check_variant, check_where
+from jaxkd.losses._arguments import ArrayLike, Where, check_variant
+from jaxkd.losses._batch import global_batch
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._numerics import gathered, masked_mean, masked_sum, safe_norm
+from jaxkd.losses._maps import check_positive_scalar
+from jaxkd.losses._numerics import masked_mean, masked_sum, safe_norm
 from jaxkd.losses._own_class import NOT_NEGATIVE
 from jaxkd.losses._pairs import logit_pair
 
@@ -48,19 +50,17 @@ def dist(
       A scalar, at least float32, in [0, 2 T^2 (beta + gamma)].
 
     Raises:
-      ValueError: if the logits are not [batch, classes] of one shape, there is one example or one class, or a known
-        number is out of range.
+      ValueError: if the logits are not [batch, classes] of one shape, there is one example or one class,
+        ``temperature`` is no scalar, ``where`` does not fit, or a known number is out of range.
 
     References:
       Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", 2022,
       https://arxiv.org/abs/2205.10536
     """
-    check_number("temperature", temperature, above=0)
+    check_positive_scalar("temperature", temperature)
     check_number("beta", beta, within=NOT_NEGATIVE)
     check_number("gamma", gamma, within=NOT_NEGATIVE)
-    student, teacher, where = _batch(student_logits, teacher_logits, axis_name, where)
-    if len(student) < 2:
-        raise ValueError(f"logits {shape_of(student)}: one example has no correlation within a class, give two or more")
+    student, teacher, where, _ = _global_logits(student_logits, teacher_logits, where, axis_name, least=2)
     valid = None if where is None else where[:, None]
     P, Q = (jax.nn.softmax(x / temperature, -1) for x in (teacher, student))
     inter = masked_mean(1 - _correlation(P, Q, -1, None), where, 0)
@@ -107,8 +107,8 @@ def multi_level_kd(
       A scalar, at least float32, in [0, inf).
 
     Raises:
-      ValueError: if the logits are not [batch, classes] of one shape, there is one class, ``variant`` is unknown, or
-        there is no temperature or one not above 0.
+      ValueError: if the logits are not [batch, classes] of one shape, there is one class, ``variant`` is unknown,
+        ``where`` does not fit, or there is no temperature or one that is no scalar above 0.
 
     References:
       Jin, Wang, Lin, "Multi-Level Logit Distillation", 2023,
@@ -118,10 +118,9 @@ def multi_level_kd(
     if not len(temperatures):
         raise ValueError("temperatures is empty: give one or more")
     for temperature in temperatures:
-        check_number("temperatures", temperature, above=0)
-    student, teacher, where = _batch(student_logits, teacher_logits, axis_name, where)
+        check_positive_scalar("temperatures", temperature)
+    student, teacher, where, count = _global_logits(student_logits, teacher_logits, where, axis_name, least=1)
     valid = None if where is None else where[:, None]
-    count = len(student) if where is None else jnp.maximum(jnp.sum(where), 1)
     of_examples, of_classes = jnp.zeros((), student.dtype), jnp.zeros((), student.dtype)
     for temperature in temperatures:
         t, s = teacher / temperature, student / temperature
@@ -138,22 +137,18 @@ def multi_level_kd(
     return of_examples + of_classes
 
 
-def _batch(
-    student: ArrayLike, teacher: ArrayLike, axis_name: str | None, where: Where
-) -> tuple[jax.Array, jax.Array, Where]:
-    """The global batch, checked; examples that do not take part have logits 0."""
-    arrays = logit_pair(student, teacher, -1, None)
-    if jnp.ndim(student) != 2:
+def _global_logits(
+    student: ArrayLike, teacher: ArrayLike, where: Where, axis_name: str | None, *, least: int
+) -> tuple[jax.Array, jax.Array, jax.Array | None, ArrayLike]:
+    """The logits of the global batch, 0 where an example does not take part; its ``where``; and how many do."""
+    student, teacher = logit_pair(student, teacher, -1, None)
+    if student.ndim != 2:
         raise ValueError(
             f"student logits {shape_of(student)}, teacher logits {shape_of(teacher)}: they have to be [batch, classes]"
         )
-    check_where(where, jnp.shape(student)[:1], "examples")
-    if where is not None:
-        where = jnp.broadcast_to(where, jnp.shape(student)[:1])
-    *arrays, where = gathered(axis_name, *arrays, where)
-    if where is not None:
-        arrays = [jnp.where(where[:, None], x, 0) for x in arrays]
-    return arrays[0], arrays[1], where
+    named = [("student logits", student), ("teacher logits", teacher)]
+    (student, teacher), where, count = global_batch(named, where, axis_name, least=least)
+    return student, teacher, where, count
 
 
 def _correlation(x: jax.Array, y: jax.Array, axis: int, where: Where) -> jax.Array:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkd._checks import shape_of
-from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_axis, check_floating, check_labels
+from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_labels
 from jaxkd.losses._decoupled import decoupled_kd
+from jaxkd.losses._maps import check_map
 from jaxkd.losses._own_class import OwnClass
 from jaxkd.losses._pairs import logit_pair
 
@@ -39,10 +40,9 @@ def region_means(features: ArrayLike, grids: Sequence[int] = (1, 2, 4), *, axis:
     References:
       Wei, Luo, Luo, "Scale Decoupled Distillation", 2024, https://arxiv.org/abs/2403.13512
     """
-    check_floating("features", features)
-    check_axis("features", features, axis)
+    check_map("features", features, axis)
     if jnp.ndim(features) < 3:
-        raise ValueError(f"features {shape_of(features)}: they have to be [batch, *spatial, channels]")
+        raise ValueError(f"features {shape_of(features)} have no spatial axis: give [batch, *spatial, channels]")
     if not len(grids) or min(grids) < 1:
         raise ValueError(f"grids are {tuple(grids)}: give one or more, of 1 cell along each axis or more")
     (features,) = at_least_float32(features)

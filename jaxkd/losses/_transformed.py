@@ -25,7 +25,8 @@ def standardize_logits(logits: ArrayLike, *, eps: float = 1e-7, axis: int = -1, 
     """Standardises logits over the classes: (x - mean) / (std + eps). It composes with any loss on logits.
 
     The standard deviation is that of a sample, of ``classes - 1`` degrees of freedom. The student then matches the
-    shape of the teacher's logits, not their shift and scale. The temperature is left to the loss that follows:
+    shape of the teacher's logits, not their shift and scale; of two classes their order is all that is left. The
+    temperature is left to the loss that follows:
 
     >>> import numpy as np
     >>> from jaxkd.losses import soft_label_kl

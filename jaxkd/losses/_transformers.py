@@ -17,7 +17,7 @@ from jaxkd.losses._arguments import (
     check_where,
 )
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._maps import check_same_maps, mask_of, selected, spatial_axes
+from jaxkd.losses._maps import check_map, check_positions_mask, mask_of, selected, spatial_axes
 from jaxkd.losses._numerics import l2_normalize, masked_mean
 
 
@@ -46,11 +46,11 @@ def attention_relation(
       where: bool, broadcastable to [batch, length]: the tokens that take part, as queries and as keys.
 
     Returns:
-      The loss of each sequence, [batch], at least float32, in [0, inf). 0 for a sequence without valid tokens.
+      The loss of each sequence, [batch], at least float32, in [0, inf). 0 for a sequence of one valid token, or none.
 
     Raises:
       ValueError: if a pair is not two floating-point arrays of one shape [batch, length, hidden], batches or lengths
-        differ, ``relation_heads`` does not divide a hidden axis, or ``where`` does not fit.
+        differ, there is one token, ``relation_heads`` does not divide a hidden axis, or ``where`` does not fit.
 
     References:
       Wang et al., "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained
@@ -66,6 +66,8 @@ def attention_relation(
             f"student tokens {shape_of(student_pair[0])}, teacher tokens {shape_of(teacher_pair[0])}: batch and length "
             "have to be the same; give both models the same tokens"
         )
+    if shape[1] < 2:
+        raise ValueError(f"tokens {shape_of(student_pair[0])}: one token has no relation to another, give two or more")
     check_where(where, shape, "tokens")
     if where is not None:
         where = jnp.broadcast_to(where, shape)
@@ -162,7 +164,10 @@ def patient_hidden(
       Sun et al., "Patient Knowledge Distillation for BERT Model Compression", 2019, https://arxiv.org/abs/1908.09355
     """
     check_variant(variant, ("code", "paper"))
-    check_same_maps(student, teacher, axis, where)
+    check_map("student states", student, axis)
+    check_map("teacher states", teacher, axis)
+    check_same_shape("states", student, teacher, "pick as many layers of both; a connector brings them to one width")
+    check_positions_mask(student, axis, where)
     student, teacher = at_least_float32(student, teacher)
     mask = mask_of(where, student, axis)
     student, teacher = (l2_normalize(x, axis) for x in selected(mask, student, teacher))

@@ -94,8 +94,10 @@ def test_unknown_variant_lists_what_there_is(name):
         ("one_for_all", {"exponent": 0.0}),
         ("teacher_free", {"confidence": 1.5}),
         ("dist", {"gamma": -1.0}),
+        ("dist", {"temperature": np.ones(4)}),
         ("multi_level_kd", {"temperatures": (1.0, 0.0)}),
         ("multi_level_kd", {"temperatures": ()}),
+        ("multi_level_kd", {"temperatures": (np.ones(4), 2.0)}),
     ],
 )
 def test_number_out_of_range(name, keywords):

@@ -65,6 +65,10 @@ def test_errors():
             attention_relation(wrong, pair, 2)
     with pytest.raises(ValueError, match="divide"):
         attention_relation(pair, pair, 3)
+    with pytest.raises(ValueError, match=r"\[2,1,4\].*one token"):
+        attention_relation((tokens[:, :1],) * 2, (tokens[:, :1],) * 2, 2)
+    with pytest.raises(ValueError, match=r"student states \[2,5,4\], teacher states \[2,3,4\]"):
+        patient_hidden(tokens, tokens[:, :3])
     with pytest.raises(ValueError, match=r"\[2,5,4\].*\[1,5,4\]"):
         attention_relation(pair, (tokens[:1], tokens[:1]), 2)
     with pytest.raises(ValueError, match="other queries"):

@@ -1,5 +1,6 @@
 """Focal and global distillation of a detector's features, and the map of its objects that it takes."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -9,6 +10,7 @@ from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_floating
 from jaxkd.losses._locations import absolute
 from jaxkd.losses._maps import check_same_maps, mask_of, selected, spatial_axes, spatial_shape
+from jaxkd.losses._numerics import masked_mean
 
 
 def focal_global(
@@ -84,36 +86,40 @@ def focal_global(
         check_number(name, weight, within=(0, float("inf")))
     check_same_maps(student, teacher, axis, where)
     _check_foreground(foreground, student, axis)
-    contexts = [
-        (name, x)
-        for name, x in (("student_context", student_context), ("teacher_context", teacher_context))
-        if x is not None
-    ]
-    for name, x in contexts:
-        _check_context(name, x, student, axis)
+    contexts = []
+    for name, sign, context in (("student_context", 1, student_context), ("teacher_context", -1, teacher_context)):
+        if context is not None:
+            _check_context(name, context, student, axis)
+            contexts.append((sign, context))
     student, teacher, scales = at_least_float32(student, teacher, foreground)
+    axis, positions = axis % student.ndim, spatial_axes(student, axis)
+    if where is not None:
+        where = jnp.broadcast_to(where, scales.shape)
     mask = mask_of(where, student, axis)
     student, teacher = selected(mask, student, teacher)
-    axis, positions = axis % student.ndim, spatial_axes(student, axis)
-    elements = tuple(range(1, student.ndim))
-    scales = jnp.expand_dims(scales, axis)
-    (scales,) = selected(mask, scales)
-    beside = scales == 0 if mask is None else (scales == 0) & mask
-    beside = beside / jnp.maximum(jnp.sum(beside, elements, dtype=scales.dtype, keepdims=True), 1)
+    (scales,) = selected(where, scales)
+    # Without the axis of the channels, the positions are on all axes but the first.
+    along = tuple(range(1, scales.ndim))
+    beside = scales == 0 if where is None else (scales == 0) & where
+    beside = beside / jnp.maximum(jnp.sum(beside, along, dtype=scales.dtype, keepdims=True), 1)
 
-    spatial, channel = _attentions(student, teacher, axis, positions, temperature, mask)
-    apart = sum(jnp.sum(absolute(x[0] - x[1]), elements) for x in (spatial, channel))
+    magnitude = absolute(teacher)
+    excess = absolute(student) - magnitude
+    over_channels = [jnp.mean(x, axis) / temperature for x in (magnitude, excess)]
+    over_positions = [masked_mean(x, mask, positions) / temperature for x in (magnitude, excess)]
+    spatially, spatial = _attentions(*over_channels, where)
+    by_channel, channel = _attentions(*over_positions, None)
 
     difference = student - teacher
-    of_position = (foreground_weight * scales + background_weight * beside) * spatial[1]
+    of_position = (foreground_weight * scales + background_weight * beside) * spatial
+    focal = jnp.expand_dims(of_position, axis) * jnp.expand_dims(channel, positions)
     if not contexts:
-        focal_and_global = jnp.square(difference) * (of_position * channel[1] + relation_weight)
+        squares = jnp.square(difference) * (focal + relation_weight)
     else:
-        added = sum((1 if name == "student_context" else -1) * jnp.asarray(x, student.dtype) for name, x in contexts)
-        related = difference + jnp.expand_dims(added, positions)
-        (related,) = selected(mask, related)
-        focal_and_global = jnp.square(difference) * (of_position * channel[1]) + relation_weight * jnp.square(related)
-    return jnp.sum(focal_and_global, elements) + attention_weight * apart
+        added = sum(sign * jnp.asarray(x, student.dtype) for sign, x in contexts)
+        (related,) = selected(mask, difference + jnp.expand_dims(added, positions))
+        squares = jnp.square(difference) * focal + relation_weight * jnp.square(related)
+    return jnp.sum(squares, tuple(range(1, student.ndim))) + attention_weight * (spatially + by_channel)
 
 
 def object_scales(boxes: ArrayLike, image_size: ArrayLike | Sequence[float], size: tuple[int, int]) -> jax.Array:
@@ -170,32 +176,20 @@ def object_scales(boxes: ArrayLike, image_size: ArrayLike | Sequence[float], siz
     return jnp.max(jnp.where(inside, scale[..., None, None], 0), 1, initial=0)
 
 
-def _attentions(
-    student: jax.Array,
-    teacher: jax.Array,
-    axis: int,
-    positions: tuple[int, ...],
-    temperature: ArrayLike,
-    mask: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
-    """S and A of both, student first, with 1 on the axes of the channels and of the positions. S is 0 under the mask.
+def _attentions(teacher: jax.Array, excess: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """How far two attentions are apart, [batch], and the teacher's: softmaxes of logits [batch, ...], with mean 1.
 
-    The softmaxes of both are one operation: rounded alike, equal maps have a difference of 0, whose gradient is 0.
+    The student's logits are the teacher's and ``excess``. Where that is 0 everywhere, the attentions are equal, but may
+    come out rounded in two ways, and the absolute value of what then is left would have a gradient.
     """
-    magnitudes = absolute(student), absolute(teacher)
-    over_channels = jnp.stack([jnp.mean(x, axis, keepdims=True) for x in magnitudes]) / temperature
-    channels, count = student.shape[axis], over_channels[0, 0].size
-    along = tuple(i + 1 for i in positions)
-    if mask is None:
-        over_positions = jnp.stack([jnp.mean(x, positions, keepdims=True) for x in magnitudes])
-        spatial = count * jax.nn.softmax(over_channels, along)
-    else:
-        taking_part = jnp.sum(mask, positions, dtype=student.dtype, keepdims=True)
-        sums = jnp.stack([jnp.sum(x, positions, keepdims=True) for x in magnitudes])
-        over_positions = sums / jnp.maximum(taking_part, 1)
-        lowest = jnp.finfo(student.dtype).min
-        spatial = taking_part * jax.nn.softmax(jnp.where(mask, over_channels, lowest), along)
-    return spatial, channels * jax.nn.softmax(over_positions / temperature, axis + 1)
+    student, along = teacher + excess, tuple(range(1, teacher.ndim))
+    size: ArrayLike = math.prod(teacher.shape[1:])
+    if where is not None:
+        size = jnp.sum(where, along, dtype=teacher.dtype, keepdims=True)
+        student, teacher = (jnp.where(where, x, jnp.finfo(x.dtype).min) for x in (student, teacher))
+    of_student, of_teacher = (size * jax.nn.softmax(x, along) for x in (student, teacher))
+    apart = jnp.sum(absolute(of_student - of_teacher), along)
+    return jnp.where(jnp.any(excess != 0, along), apart, 0), of_teacher
 
 
 def _check_foreground(foreground: ArrayLike, x: ArrayLike, axis: int) -> None:

@@ -39,7 +39,8 @@ def given(student, teacher, variables=None, where=WHERE, logits=None):
 
 def started(objective, signals):
     shapes = jax.eval_shape(lambda: signals)
-    variables = objective.init(jax.random.key(0), shapes._replace(teacher_variables=signals.teacher_variables))
+    shapes = shapes._replace(teacher_variables=signals.teacher_variables)
+    variables = jax.jit(lambda key: objective.init(key, shapes))(jax.random.key(0))
     # Not the ones and zeros that norms and biases start from.
     return jax.tree.map(lambda x: x + 0.3 * drawn(*x.shape), variables)
 
@@ -179,7 +180,7 @@ def test_factor_transfer():
     def of_factors(params):
         return objective.apply({"params": params}, signals)[0]["factor"].sum
 
-    alone = jax.grad(of_factors)(variables["params"])
+    alone = jax.jit(jax.grad(of_factors))(variables["params"])
     assert moved(alone["translator"])
     assert not any(np.any(x) for x in jax.tree.leaves((alone["encoder"], alone["decoder"])))
 

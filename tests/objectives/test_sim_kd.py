@@ -125,8 +125,8 @@ def test_deploys_through_what_combines_learners_and_objectives(trained):
     both = objectives.weighted_sum(sim=(1.0, objective()), hint=(0.0, objectives.hint("map", "map")))
     learner = learners.seeds(learners.ema(learners.distill(STUDENT, TEACHER, both, optax.sgd(0.1))), 2)
     state = learner.init(jax.random.key(1), frozen, DATA)
-    state, _ = jax.jit(learner.step)(state, frozen, DATA)
-    logits = learner.network.apply(learner.deploy(state, frozen), DATA)[0].logits
+    state, _ = jax.eval_shape(learner.step, state, frozen, DATA)
+    logits = jax.eval_shape(lambda: learner.network.apply(learner.deploy(state, frozen), DATA)[0].logits)
     assert logits.shape == (2, BATCH, CLASSES)
     with pytest.raises(ValueError, match="a and b each deploy"):
         objectives.weighted_sum(a=(1.0, objective()), b=(1.0, objective()))

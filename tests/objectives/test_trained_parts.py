@@ -1,7 +1,5 @@
 """What holds for all objectives with trained parts, in one learner: one device is eight, padding changes nothing."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,20 +47,21 @@ class Net(nn.Module):
 TEACHER = from_linen(Net(6))
 
 
-def learner(prepare=small.noisy):
-    objective = weighted_sum(
-        srrl=(1.0, srrl("norm", "norm", head=TEACHER.head)),
-        vkd=(1.0, orthogonal_projection("norm", "norm")),
-        mgd=(1e-2, masked_generative("norm", "norm")),
+def learner(prepare=small.noisy, only=None):
+    parts = {
+        "srrl": (1.0, srrl("norm", "norm", head=TEACHER.head)),
+        "vkd": (1.0, orthogonal_projection("norm", "norm")),
+        "mgd": (1e-2, masked_generative("norm", "norm")),
         # A range in which three steps are seen in theta: at high temperatures T^2 KL hardly depends on T.
-        ctkd=(1.0, curriculum_temperature(2, start=0.1, end=0.5)),
-        semckd=(0.3, semantic_calibration("norm", ("conv", "norm"))),
-        vid=(1.0, vid("norm", "norm")),
-        ft=(1.0, factor_transfer("norm", "norm")),
-        cc=(1e-2, correlation_congruence("classifier:in", "classifier:in", width=8)),
-        ofd=(1e-3, overhaul("norm", "norm", norms="norm")),
-        review=(1.0, review(("norm", "classifier:in"), ("norm", "classifier:in"))),
-    )
+        "ctkd": (1.0, curriculum_temperature(2, start=0.1, end=0.5)),
+        "semckd": (0.3, semantic_calibration("norm", ("conv", "norm"))),
+        "vid": (1.0, vid("norm", "norm")),
+        "ft": (1.0, factor_transfer("norm", "norm")),
+        "cc": (1e-2, correlation_congruence("classifier:in", "classifier:in", width=8)),
+        "ofd": (1e-3, overhaul("norm", "norm", norms="norm")),
+        "review": (1.0, review(("norm", "classifier:in"), ("norm", "classifier:in"))),
+    }
+    objective = weighted_sum(**{name: parts[name] for name in only or parts})
     return distill(from_linen(Net(4)), TEACHER, objective, optax.sgd(1e-2), prepare=prepare)
 
 
@@ -72,22 +71,21 @@ def train(made, given, mode="jit", mesh=None):
     return fit(made, data, STEPS, state=state, frozen=frozen, compiled=compiled, chunk=STEPS)
 
 
+def started(made, frozen, data):
+    # init looks at the teacher's variables: they are no argument of the compiled function.
+    return jax.jit(lambda key: made.init(key, frozen, example_batch(data)))(jax.random.key(0))
+
+
 @pytest.fixture(scope="module")
 def given():
     data = small.batches()
     frozen = jax.jit(TEACHER.init)(jax.random.key(1), example_batch(data))
-    # init looks at teacher's variables, and is not compiled.
-    return data, frozen, learner().init(jax.random.key(0), frozen, example_batch(data))
+    return data, frozen, started(learner(), frozen, data)
 
 
 @pytest.fixture(scope="module")
 def one(given):
     return train(learner(), given)
-
-
-@functools.cache
-def eight():
-    return parallel.make_mesh()
 
 
 def test_all_of_it_trains(given, one):
@@ -108,8 +106,19 @@ def spoilt(variables, batch, keys):
     return {**batch, "image": jnp.where(batch["where"][:, None, None, None], batch["image"], 100.0)}
 
 
-@pytest.mark.parametrize("mode", ["jit", "shard_map", "pmap"])
-def test_one_device_is_eight_whatever_padding_holds(given, one, mode):
-    trained = train(learner(spoilt), given, mode, eight())
+def test_one_device_is_eight_whatever_padding_holds(given, one):
+    trained = train(learner(spoilt), given, "shard_map", parallel.make_mesh())
     small.assert_close(trained.state, one.state)
     small.assert_close(trained.history, one.history)
+
+
+def test_what_talks_across_devices_does_under_pmap(given):
+    """A sum of statistics, a gather of the objective's own, a loss that gathers: each in one objective."""
+    data, frozen, _ = given
+    talking = ("srrl", "semckd", "cc")
+    made = learner(only=talking)
+    start = data, frozen, started(made, frozen, data)
+    alone = train(made, start)
+    mapped = train(learner(spoilt, talking), start, "pmap", parallel.make_mesh())
+    small.assert_close(mapped.state, alone.state)
+    small.assert_close(mapped.history, alone.history)

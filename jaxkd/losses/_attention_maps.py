@@ -79,7 +79,7 @@ def attention_transfer(
       variant: see above.
       axis: the axis of the channels.
       where: bool, broadcastable to [batch, *spatial]: the positions that take part, in maps and mean; for maps of one
-        size only. An example without any gives 0.
+        size only. An example with fewer than two gives 0.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, 2]; 0 where the attention maps agree.

@@ -88,7 +88,8 @@ def channel_wise(
       teacher: a map of the same shape.
       temperature: T > 0, a scalar.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part. An example without any gives 0.
+      where: bool, broadcastable to [batch, *spatial]: the positions that take part. An example with fewer than two
+        gives 0.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, inf).

@@ -1,4 +1,4 @@
-"""What the losses that relate the examples of a batch take: features of every example, and which examples count."""
+"""What the losses that relate the examples of a batch share: their features, which of them count, their products."""
 
 import math
 from collections.abc import Sequence
@@ -51,3 +51,17 @@ def global_batch(
 def pairs_of(where: jax.Array | None) -> jax.Array | None:
     """[batch, batch]: the pairs of examples that both take part."""
     return None if where is None else where[:, None] & where
+
+
+@jax.custom_jvp
+def gram(x: jax.Array) -> jax.Array:
+    """[batch, batch]: the products of all pairs of rows."""
+    return jnp.matmul(x, x.T, precision="highest")
+
+
+@gram.defjvp
+def _gram_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    # Of the derivative's two products one is the other transposed, so that forward and backward one is enough.
+    (x,), (dx,) = primals, tangents
+    half = jnp.matmul(dx, x.T, precision="highest")
+    return gram(x), half + half.T

@@ -73,7 +73,7 @@ def contrastive_representation(
       Tian, Krishnan, Isola, "Contrastive Representation Distillation", 2019, https://arxiv.org/abs/1910.10699
     """
     check_number("temperature", temperature, above=0)
-    check_number("population", population, above=0)
+    check_number("population", population, within=(1, float("inf")))
     check_number("student_normalizer", student_normalizer, above=0)
     check_number("teacher_normalizer", teacher_normalizer, above=0)
     student_positive = student if student_positive is None else student_positive
@@ -116,7 +116,8 @@ def contrastive_representation(
         # Logarithms of P, for exp(e . key / T) of long embeddings overflows.
         log_z = jnp.log(jnp.asarray(normalizer, anchor.dtype))
         own = jnp.sum(anchor * positive, -1) / temperature - log_z
-        scores = anchor @ keys.T if keys.ndim == 2 else jnp.squeeze(keys @ anchor[..., None], -1)
+        of_keys = "...d,kd->...k" if keys.ndim == 2 else "...d,...kd->...k"
+        scores = jnp.einsum(of_keys, anchor, keys, precision="highest")
         others = scores / temperature - log_z
         noise = jnp.asarray(count, anchor.dtype) / population
         log_noise = jnp.log(noise + 1e-7)
@@ -173,7 +174,7 @@ def info_nce(
     check_same_shape("features", student, teacher, "add a connector that brings the student's to the teacher's width")
     batch = [("student features", student), ("teacher features", teacher)]
     (student, teacher), where, _ = global_batch(batch, where, axis_name)
-    scores = l2_normalize(student, 1) @ l2_normalize(teacher, 1).T / temperature
+    scores = _cosines(student, teacher) / temperature
     return masked_mean(-jnp.diagonal(log_softmax(scores, 1, where)), where, 0)
 
 
@@ -235,9 +236,8 @@ def clip_affinity(
         *(("teacher image embeddings", teacher_image), ("teacher text embeddings", teacher_text)),
     ]
     arrays, where, _ = global_batch(batch, where, axis_name)
-    student_image, student_text, teacher_image, teacher_text = (l2_normalize(x, 1) for x in arrays)
-    student = jnp.asarray(student_scale) * (student_image @ student_text.T)
-    teacher = jnp.asarray(teacher_scale) * (teacher_image @ teacher_text.T)
+    student = jnp.asarray(student_scale) * _cosines(*arrays[:2])
+    teacher = jnp.asarray(teacher_scale) * _cosines(*arrays[2:])
     pairs = pairs_of(where)
 
     def one_way(axis: int) -> jax.Array:
@@ -250,3 +250,8 @@ def clip_affinity(
         return masked_mean(-jnp.sum(terms, axis), where, 0)
 
     return (one_way(1) + one_way(0)) / 2
+
+
+def _cosines(x: jax.Array, y: jax.Array) -> jax.Array:
+    """[batch, batch]: of each row of one with each of the other."""
+    return jnp.matmul(l2_normalize(x, 1), l2_normalize(y, 1).T, precision="highest")

@@ -19,8 +19,9 @@ from jaxkd.losses._arguments import (
     check_variant,
     check_where,
 )
-from jaxkd.losses._batch import global_batch
-from jaxkd.losses._numerics import gathered, l2_normalize, masked_mean, safe_sqrt
+from jaxkd.losses._batch import global_batch, gram
+from jaxkd.losses._embeddings import cosine_embedding
+from jaxkd.losses._numerics import gathered, masked_mean, safe_sqrt
 
 
 def pearson_feature(
@@ -212,12 +213,9 @@ def cka(student: ArrayLike, teacher: ArrayLike, *, where: Where = None, axis_nam
         square = jnp.sum(jnp.square(x))
         varies = square > count * jnp.sum(jnp.square(8 * jnp.finfo(x.dtype).eps * mean))
         # Fourth powers of large features would overflow. CKA knows no scale, and so this one has no gradient.
-        scale = jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, square, 1)), 0)
-        x = x * jax.lax.stop_gradient(scale)
-        grams.append(l2_normalize(jnp.matmul(x, x.T, precision="highest"), (0, 1)))
-    loss = 0.5 * jnp.sum(jnp.square(grams[0] - grams[1]))
-    # A side without variation has no Gram matrix of norm 1.
-    loss += 0.5 * sum(1 - jnp.any(gram != 0) for gram in grams)
+        scale = jnp.where(varies, jnp.sqrt(count / jnp.where(varies, square, 1)), 0)
+        grams.append(jnp.ravel(gram(x * jax.lax.stop_gradient(scale))))
+    loss = cosine_embedding(*grams)
     return loss if where is None else jnp.where(jnp.any(where), loss, 0)
 
 

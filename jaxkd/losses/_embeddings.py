@@ -16,7 +16,7 @@ from jaxkd.losses._arguments import (
     check_same_shape,
     check_where,
 )
-from jaxkd.losses._numerics import l2_normalize, safe_norm
+from jaxkd.losses._numerics import safe_norm, safe_sqrt
 
 
 def cosine_embedding(student: ArrayLike, teacher: ArrayLike, *, axis: int = -1, where: Where = None) -> jax.Array:
@@ -132,18 +132,20 @@ def norm_and_direction(
     check_labels(labels, examples, jnp.shape(centers)[0])
     student, teacher, centers = at_least_float32(student, teacher, centers)
     labels = jnp.asarray(labels)
-    # NaN for a label out of range: that is an error, and not to pass for another class.
-    center = centers.at[jnp.maximum(labels, 0)].get(mode="fill", fill_value=jnp.nan)
-    center = jnp.moveaxis(center, -1, axis)
+    center = jnp.moveaxis(centers.at[jnp.maximum(labels, 0)].get(mode="clip"), -1, axis)
     counts = jnp.expand_dims(labels >= 0, axis)
+    # An unlabelled example's gradient is 0, be it NaN.
+    student = jnp.where(counts, student, 0)
     if where is not None:
         counts &= jnp.broadcast_to(where, student.shape)
-    student, teacher, center = (jnp.where(counts, x, 0) for x in (student, teacher, center))
-    student_norm, teacher_norm = safe_norm(student, axis), safe_norm(teacher, axis)
+        student, teacher, center = (jnp.where(counts, x, 0) for x in (student, teacher, center))
+    squares = [jnp.sum(jnp.square(x), axis) for x in (student, teacher)]
     # jnp.maximum would halve the gradient where the norms are equal; the paper's code gives all to the student.
-    longest = jnp.where(student_norm >= teacher_norm, student_norm, teacher_norm)
-    along = jnp.sum(student * l2_normalize(center, axis), axis)
-    loss = 1 - along / jnp.where(longest > 0, longest, 1)
+    longest = safe_sqrt(jnp.where(squares[0] >= squares[1], *squares))
+    lengths = longest * jnp.maximum(safe_norm(center, axis), 1e-12)
+    loss = 1 - jnp.sum(student * center, axis) / jnp.where(lengths > 0, lengths, 1)
+    # A label out of range is an error, and not to pass for another class.
+    loss = jnp.where(labels < len(centers), loss, jnp.nan)
     return jnp.where(jnp.any(counts, axis), loss, 0)
 
 

@@ -9,7 +9,7 @@ import optax
 
 from jaxkd.losses._angles import sum_over_triplets
 from jaxkd.losses._arguments import ArrayLike, Where, check_variant
-from jaxkd.losses._batch import global_batch, pairs_of
+from jaxkd.losses._batch import global_batch, gram, pairs_of
 from jaxkd.losses._numerics import masked_mean, safe_sqrt
 
 
@@ -71,7 +71,7 @@ def _distances(x: jax.Array, where: jax.Array | None) -> jax.Array:
         x = jnp.where(where[:, None], x, 0)
     squares = jnp.sum(jnp.square(x), 1)
     sums = squares[:, None] + squares
-    squared = sums - 2 * jnp.matmul(x, x.T, precision="highest")
+    squared = sums - 2 * gram(x)
     resolution = jnp.finfo(x.dtype).eps * max(8.0, x.shape[1] ** 0.5)
     return safe_sqrt(jnp.where((squared > resolution * sums) & ~jnp.eye(len(x), dtype=bool), squared, 0))
 

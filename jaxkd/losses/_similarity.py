@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxkd._checks import check_number
 from jaxkd.losses._arguments import ArrayLike, Where, check_same_shape, check_variant
-from jaxkd.losses._batch import global_batch, pairs_of
+from jaxkd.losses._batch import global_batch, gram, pairs_of
 from jaxkd.losses._numerics import l2_normalize, masked_mean, masked_sum, safe_norm, safe_sqrt
 
 
@@ -50,7 +50,7 @@ def similarity_preserving(
     arrays, _, count = global_batch(batch, where, axis_name)
 
     def rows(x: jax.Array) -> jax.Array:
-        similarities = x @ x.T
+        similarities = gram(x)
         if variant == "l2_rows":
             return l2_normalize(similarities, 1)
         return similarities / jnp.maximum(jnp.sum(jnp.abs(similarities), 1, keepdims=True), 1e-12)
@@ -121,7 +121,7 @@ def correlation_congruence(
         return masked_mean(jnp.sum(delta[:-1] * delta[1:], 1), neighbours, 0)
 
     # Between masked examples, and theirs and all others, products are 0 and kernels the same.
-    of_student, of_teacher = (_kernel(x @ x.T, gamma, order) for x in arrays)
+    of_student, of_teacher = (_kernel(gram(x), gamma, order) for x in arrays)
     squared = jnp.sum(jnp.square(of_student - of_teacher))
     return (squared if variant == "kernel" else safe_sqrt(squared)) / count**2
 
@@ -169,7 +169,7 @@ def probabilistic_transfer(
 
     def probabilities(x: jax.Array) -> jax.Array:
         x = x / (safe_norm(x, 1, keepdims=True) + eps)
-        similarities = (x @ x.T + 1) / 2
+        similarities = (gram(x) + 1) / 2
         # Rounding may take opposites below 0, and the logarithm with them.
         similarities = jnp.where(similarities < 0, 0, similarities)
         totals = masked_sum(similarities, pairs, 1, keepdims=True)

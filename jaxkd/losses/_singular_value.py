@@ -107,6 +107,9 @@ def _singular(x: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
     The derivative is that of these vectors only, and is finite: where singular values are equal up to rounding, a
     rotation among their vectors has no meaning and is left out.
     """
+    if x.shape[1] > x.shape[2]:
+        # The triangle has the same values and right vectors, and takes no left ones of all positions.
+        x = jnp.linalg.qr(x, "r")
     _, values, vectors = jnp.linalg.svd(x, full_matrices=False)
     return values[:, :n], jnp.swapaxes(vectors[:, :n], 1, 2)
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxkd import losses
+from jaxkd.losses._batch import gram
 
 from . import oracles
 
@@ -175,6 +176,21 @@ def test_crd_of_long_embeddings_does_not_overflow():
     assert np.isfinite(gradient).all()
 
 
+def test_products_of_pairs_have_derivatives_of_both_modes():
+    (x, direction) = features((4, 3), (4, 3))
+
+    def plain(x):
+        return jnp.sum(jnp.cos(jnp.arange(16.0)).reshape(4, 4) * (x @ x.T) ** 3)
+
+    def ours(x):
+        return jnp.sum(jnp.cos(jnp.arange(16.0)).reshape(4, 4) * gram(x) ** 3)
+
+    np.testing.assert_allclose(jax.grad(ours)(x), jax.grad(plain)(x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.hessian(ours)(x), jax.hessian(plain)(x), rtol=1e-4, atol=1e-3)
+    slopes = [jax.jvp(f, (x,), (direction,))[1] for f in (ours, plain)]
+    np.testing.assert_allclose(*slopes, rtol=1e-4)
+
+
 def test_clip_is_two_kls_and_follows_its_scales():
     arrays = features((4, 5), (4, 5), (4, 8), (4, 8))
     units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in arrays]
@@ -218,6 +234,9 @@ def test_clip_is_two_kls_and_follows_its_scales():
             "student_scale",
         ),
         (lambda: losses.contrastive_representation(*features((4, 5), (4, 6), (4, 3, 5), (4, 3, 5)), **CRD), "dim"),
+        (lambda: losses.contrastive_representation(*crd_inputs(), **{**CRD, "population": 0}), "population is 0"),
+        (lambda: losses.contrastive_representation(*crd_inputs(), **{**CRD, "temperature": 0}), "temperature is 0"),
+        (lambda: losses.contrastive_representation(*crd_inputs(), **{**CRD, "student_normalizer": 0}), "student_norm"),
         (lambda: losses.contrastive_representation(*features((4, 5), (4, 5), (4, 3, 6), (4, 3, 6)), **CRD), "K, dim"),
         (lambda: losses.contrastive_representation(*features((4, 5), (4, 5), (4, 0, 5), (4, 0, 5)), **CRD), "K, dim"),
     ],

@@ -17,6 +17,7 @@ from jaxkd.objectives._connectors import Connector, make_connector
 from jaxkd.objectives._contrastive import crd
 from jaxkd.objectives._curriculum import curriculum_temperature
 from jaxkd.objectives._factor import factor_transfer
+from jaxkd.objectives._focal_global import focal_global
 from jaxkd.objectives._generative import masked_generative
 from jaxkd.objectives._hint import hint
 from jaxkd.objectives._logits import distillation, hard_label, soft_label
@@ -48,6 +49,7 @@ __all__ = [
     "curriculum_temperature",
     "distillation",
     "factor_transfer",
+    "focal_global",
     "hard_label",
     "hint",
     "make_connector",

@@ -17,7 +17,7 @@ from jaxkd.losses._arguments import (
     check_where,
 )
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._numerics import log_softmax, masked_mean, masked_sum, over, safe_sqrt
+from jaxkd.losses._numerics import masked_mean, over, safe_sqrt
 from jaxkd.losses._pairs import check_several, logit_pair
 
 
@@ -115,9 +115,12 @@ def transformed_teacher_matching(
     check_variant(variant, ("ttm", "wttm"))
     check_number("exponent", exponent, above=0)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    exponent = jnp.asarray(over(axis, exponent), jnp.result_type(student, teacher))
-    divergence = kl_of_logits(exponent * teacher, student, axis, where)
+    exponent = jnp.asarray(exponent, jnp.result_type(student, teacher))
+    if where is not None:
+        teacher = jnp.where(where, teacher, jnp.finfo(teacher.dtype).min)
+    transformed = over(axis, exponent) * teacher
+    divergence = kl_of_logits(transformed, student, axis, where)
     if variant == "ttm":
         return divergence
-    powers = jnp.exp(exponent * log_softmax(teacher, axis, where))
-    return masked_sum(powers, where, axis) * divergence
+    log_power_sum = jax.nn.logsumexp(transformed, axis) - exponent * jax.nn.logsumexp(teacher, axis)
+    return jnp.exp(log_power_sum) * divergence

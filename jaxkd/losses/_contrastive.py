@@ -15,6 +15,7 @@ from jaxkd.losses._arguments import (
 )
 from jaxkd.losses._batch import global_batch, pairs_of
 from jaxkd.losses._kl import kl_of_logits
+from jaxkd.losses._maps import check_positive_scalar
 from jaxkd.losses._numerics import l2_normalize, log_softmax, masked_mean
 
 
@@ -72,10 +73,10 @@ def contrastive_representation(
     References:
       Tian, Krishnan, Isola, "Contrastive Representation Distillation", 2019, https://arxiv.org/abs/1910.10699
     """
-    check_number("temperature", temperature, above=0)
+    check_positive_scalar("temperature", temperature)
     check_number("population", population, within=(1, float("inf")))
-    check_number("student_normalizer", student_normalizer, above=0)
-    check_number("teacher_normalizer", teacher_normalizer, above=0)
+    check_positive_scalar("student_normalizer", student_normalizer)
+    check_positive_scalar("teacher_normalizer", teacher_normalizer)
     student_positive = student if student_positive is None else student_positive
     teacher_positive = teacher if teacher_positive is None else teacher_positive
     check_floating("embeddings", student, teacher, student_positive, teacher_positive)
@@ -170,7 +171,7 @@ def info_nce(
       https://arxiv.org/abs/1807.03748
       Yang et al., "CLIP-KD: An Empirical Study of CLIP Model Distillation", 2023, https://arxiv.org/abs/2307.12732
     """
-    check_number("temperature", temperature, above=0)
+    check_positive_scalar("temperature", temperature)
     check_same_shape("features", student, teacher, "add a connector that brings the student's to the teacher's width")
     batch = [("student features", student), ("teacher features", teacher)]
     (student, teacher), where, _ = global_batch(batch, where, axis_name)
@@ -225,8 +226,8 @@ def clip_affinity(
       https://arxiv.org/abs/2309.12314
     """
     check_variant(variant, ("kl", "cross_entropy"))
-    check_number("student_scale", student_scale, above=0)
-    check_number("teacher_scale", teacher_scale, above=0)
+    check_positive_scalar("student_scale", student_scale)
+    check_positive_scalar("teacher_scale", teacher_scale)
     for whose, image, text in (("student", student_image, student_text), ("teacher", teacher_image, teacher_text)):
         if jnp.shape(image) != jnp.shape(text):
             shapes = f"{whose} image embeddings {shape_of(image)}, {whose} text embeddings {shape_of(text)}"

@@ -225,6 +225,7 @@ def test_clip_is_two_kls_and_follows_its_scales():
         (lambda: losses.correlation_congruence(*features((4, 5), (4, 5)), order=1.5), "order is 1.5"),
         (lambda: losses.info_nce(*features((4, 5), (4, 6))), r"\[4,5\].*\[4,6\]"),
         (lambda: losses.info_nce(*features((4, 5), (4, 5)), 0.0), "temperature"),
+        (lambda: losses.info_nce(*features((4, 5), (4, 5)), np.ones(4)), r"temperature \[4\].*scalar"),
         (
             lambda: losses.clip_affinity(*features((4, 5), (4, 6), (4, 5), (4, 5)), student_scale=1, teacher_scale=1),
             r"\[4,5\].*\[4,6\]",

@@ -139,9 +139,9 @@ def norm_and_direction(
     if where is not None:
         counts &= jnp.broadcast_to(where, student.shape)
         student, teacher, center = (jnp.where(counts, x, 0) for x in (student, teacher, center))
-    squares = [jnp.sum(jnp.square(x), axis) for x in (student, teacher)]
+    of_student, of_teacher = (jnp.sum(jnp.square(x), axis) for x in (student, teacher))
     # jnp.maximum would halve the gradient where the norms are equal; the paper's code gives all to the student.
-    longest = safe_sqrt(jnp.where(squares[0] >= squares[1], *squares))
+    longest = safe_sqrt(jnp.where(of_student >= of_teacher, of_student, of_teacher))
     lengths = longest * jnp.maximum(safe_norm(center, axis), 1e-12)
     loss = 1 - jnp.sum(student * center, axis) / jnp.where(lengths > 0, lengths, 1)
     # A label out of range is an error, and not to pass for another class.

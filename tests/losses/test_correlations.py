@@ -103,6 +103,20 @@ def test_singular_value_of_three_layers_is_the_sum_of_two_pairs():
     np.testing.assert_allclose(singular_value(student, teacher), pairs, rtol=1e-5)
 
 
+def test_singular_value_of_more_channels_than_positions():
+    maps = [x.reshape(3, 4, 10).astype(np.float64) for x in MAPS]
+    direction = RNG.standard_normal(maps[0].shape)
+
+    def moved(step):
+        return [maps[0] + step * direction, maps[1]], maps[2:]
+
+    with jax.enable_x64(True):
+        value, slope = jax.jvp(lambda step: singular_value(*moved(step), k=2), (0.0,), (1.0,))
+    np.testing.assert_allclose(value, oracles.singular_value(*moved(0), k=2), rtol=1e-10)
+    sides = [oracles.singular_value(*moved(step), k=2) for step in (1e-5, -1e-5)]
+    np.testing.assert_allclose(slope, (sides[0] - sides[1]) / 2e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("gap", [0.0, 1e-7, 1e-5])
 def test_gradient_is_finite_where_singular_values_repeat(gap):
     """As of an identity, of a projection, and of what rounding leaves of them."""

@@ -118,7 +118,7 @@ def transformed_teacher_matching(
     exponent = jnp.asarray(exponent, jnp.result_type(student, teacher))
     if where is not None:
         teacher = jnp.where(where, teacher, jnp.finfo(teacher.dtype).min)
-    transformed = over(axis, exponent) * teacher
+    transformed = teacher * over(axis, exponent)
     divergence = kl_of_logits(transformed, student, axis, where)
     if variant == "ttm":
         return divergence

@@ -208,6 +208,14 @@ def test_scale_decoupled_kd_doubles_regions_that_tell_something_else():
     np.testing.assert_allclose(losses.scale_decoupled_kd(s, t, likeliest), [want], rtol=1e-6)
 
 
+def test_scale_decoupled_kd_takes_the_first_of_equal_answers():
+    rng = np.random.default_rng(0)
+    student, teacher = rng.integers(0, 3, (2, 8, 4, 7)).astype(np.float32)
+    labels = rng.integers(0, 7, 8)
+    want = oracles.scale_decoupled_kd(student, teacher, labels)
+    np.testing.assert_allclose(losses.scale_decoupled_kd(student, teacher, labels), want, rtol=1e-5)
+
+
 def test_scale_decoupled_kd_with_where_is_dropping():
     rng = np.random.default_rng(0)
     student, teacher = rng.standard_normal((2, 4, 3, 7)).astype(np.float32)

@@ -1,5 +1,6 @@
 """Response distillation: the alpha-beta divergence of ABKD, with its limits."""
 
+import functools
 import math
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 
 from jaxkd._checks import check_number
 from jaxkd.losses._arguments import ArrayLike, Where, check_variant
+from jaxkd.losses._kl import softmax_and_logarithm
 from jaxkd.losses._numerics import log_softmax, over
-from jaxkd.losses._pairs import logit_pair, static_number, without_excluded
+from jaxkd.losses._pairs import logit_pair, polynomial, static_number, without_excluded
 
 
 def alpha_beta_divergence(
@@ -61,7 +63,12 @@ def alpha_beta_divergence(
     check_variant(variant, ("continuous", "code"))
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     divisor = over(axis, jnp.asarray(temperature, jnp.result_type(student, teacher)))
-    student, teacher = without_excluded(student / divisor, teacher / divisor)
+    student, teacher = (
+        without_excluded(student / divisor, teacher / divisor),
+        without_excluded(teacher / divisor, teacher),
+    )
+    if min(alpha, beta) > 0:
+        return _of_positive(teacher, student, where, alpha, beta, axis)
     # Of what takes no part both are the same huge negative number, and the terms below are 0.
     log_p, log_q = (log_softmax(x, axis, where) for x in (teacher, student))
     if alpha == 0 == beta:
@@ -86,6 +93,59 @@ def _kl_of_powers(log_p: jax.Array, log_q: jax.Array, exponent: float) -> jax.Ar
     # P is the larger: P (d - 1 + e^-d); or Q is: Q (1 + e^d (d - 1)).
     factor = jnp.where(d >= 0, fall - below, below * (fall + 1) - fall)
     return _power(log_p, log_q, exponent) * factor
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
+def _of_positive(
+    teacher: jax.Array, student: jax.Array, where: Where, alpha: float, beta: float, axis: int
+) -> jax.Array:
+    """The divergence for alpha > 0 and beta > 0, of which no power grows without bound. Its gradients are given."""
+    return _of_positive_and_gradients(teacher, student, where, alpha, beta, axis)[0]
+
+
+@_of_positive.defjvp
+def _of_positive_jvp(
+    alpha: float, beta: float, axis: int, primals: tuple, tangents: tuple
+) -> tuple[jax.Array, jax.Array]:
+    value, of_teacher, of_student = _of_positive_and_gradients(*primals, alpha, beta, axis)
+    return value, jnp.sum(of_teacher * tangents[0] + of_student * tangents[1], axis)
+
+
+def _of_positive_and_gradients(
+    teacher: jax.Array, student: jax.Array, where: Where, alpha: float, beta: float, axis: int
+) -> tuple[jax.Array, ...]:
+    """The divergence, and its gradients with respect to the logits.
+
+    By log p its derivative is (p^(a+b) - p^a q^b) / b, by log q (q^(a+b) - p^a q^b) / a, and it is 1/(a+b) of the sum
+    of both. All of that cancels where p and q are alike: series in d = log p - log q stand in there.
+    """
+    total = alpha + beta
+    (p, log_p), (q, log_q) = (softmax_and_logarithm(x, axis, where) for x in (teacher, student))
+    power_of_p, power_of_q = (x if total == 1 else jnp.exp(total * log_x) for x, log_x in ((p, log_p), (q, log_q)))
+    of_both = jnp.exp(alpha * log_p + beta * log_q)
+    d = log_p - log_q
+    near = total * jnp.abs(d) < 0.5
+    by_log_p = jnp.where(near, power_of_p * d * _exp_slope_near_0(-beta * d), (power_of_p - of_both) / beta)
+    by_log_q = jnp.where(near, -power_of_q * d * _exp_slope_near_0(alpha * d), (power_of_q - of_both) / alpha)
+    # d^(k+1), k = 1, 2 ...: of the terms by p^(a+b), the first order cancels, too.
+    series = polynomial(
+        [(-1) ** (k + 1) * (total**k - beta**k) / (alpha * math.factorial(k + 1)) for k in range(1, _terms(d) + 1)], d
+    )
+    terms = jnp.where(near, power_of_p * jnp.square(d) * series, (by_log_p + by_log_q) / total)
+    of_teacher, of_student = (
+        x - probabilities * jnp.sum(x, axis, keepdims=True) for x, probabilities in ((by_log_p, p), (by_log_q, q))
+    )
+    return jnp.sum(terms, axis), of_teacher, of_student
+
+
+def _exp_slope_near_0(x: jax.Array) -> jax.Array:
+    """(e^x - 1) / x for |x| < 1/2."""
+    return polynomial([1 / math.factorial(k + 1) for k in range(_terms(x))], x)
+
+
+def _terms(x: jax.Array) -> int:
+    """How many terms a series of the exponential takes for |x| < 1/2, to the last bits of its type."""
+    return 15 if x.dtype == jnp.float64 else 8
 
 
 def _general(log_p: jax.Array, log_q: jax.Array, alpha: float, beta: float) -> jax.Array:

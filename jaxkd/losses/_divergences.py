@@ -3,21 +3,22 @@
 Notation: s, t are the logits of student and teacher, q = softmax(s) and p = softmax(t) over the classes.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from jaxkd._checks import check_number
 from jaxkd.losses._arguments import ArrayLike, Where, check_variant
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._mixtures import kl_to_mixture, log_mixture
-from jaxkd.losses._numerics import log_softmax, masked_sum, over
+from jaxkd.losses._mixtures import kl_to_mixture, kls_to_mixture, log_mixture
+from jaxkd.losses._numerics import over
 from jaxkd.losses._pairs import (
     check_share,
     cross_entropy_of,
     logit_pair,
     probabilities,
     static_number,
-    without_excluded,
 )
 
 
@@ -57,8 +58,8 @@ def reverse_kl(
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
     divisor = over(axis, temperature)
-    student, teacher = without_excluded(student, teacher)
-    return jnp.square(temperature) * kl_of_logits(student / divisor, teacher / divisor, axis, where)
+    value = kl_of_logits(student / divisor, teacher / divisor, axis, where, excluding=True)
+    return jnp.square(temperature) * value
 
 
 def generalized_jsd(
@@ -107,13 +108,9 @@ def generalized_jsd(
     if beta == 0:
         return kl_of_logits(teacher, student, axis, where)
     if beta == 1:
-        student, teacher = without_excluded(student, teacher)
-        return kl_of_logits(student, teacher, axis, where)
-    of_teacher = kl_to_mixture(beta, teacher, student, axis, where)
-    of_student = kl_to_mixture(1 - beta, student, teacher, axis, where)
-    if scaled:
-        return of_teacher / (1 - beta) + of_student / beta
-    return beta * of_teacher + (1 - beta) * of_student
+        return kl_of_logits(student, teacher, axis, where, excluding=True)
+    value = kls_to_mixture(beta, teacher, student, axis, where)
+    return value / (beta * (1 - beta)) if scaled else value
 
 
 def skew_kl(
@@ -230,6 +227,29 @@ def total_variation(
       https://arxiv.org/abs/2307.15190
     """
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    # Not from ``jax.nn.softmax``, whose division may be rounded otherwise where it is differentiated.
-    p, q = (jnp.exp(log_softmax(x, axis, where)) for x in (teacher, student))
-    return 0.5 * masked_sum(jnp.abs(p - q), where, axis)
+    return _total_variation(student, teacher, where, axis)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _total_variation(student: jax.Array, teacher: jax.Array, where: Where, axis: int) -> jax.Array:
+    return _total_variation_and_gradients(student, teacher, where, axis)[0]
+
+
+@_total_variation.defjvp
+def _total_variation_jvp(axis: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    value, of_student, of_teacher = _total_variation_and_gradients(*primals, axis)
+    return value, jnp.sum(of_student * tangents[0] + of_teacher * tangents[1], axis)
+
+
+def _total_variation_and_gradients(
+    student: jax.Array, teacher: jax.Array, where: Where, axis: int
+) -> tuple[jax.Array, ...]:
+    """The distance, and its gradients: given, so that equal softmaxes have none, however they are differentiated."""
+    q, p = (probabilities(x, axis, where) for x in (student, teacher))
+    # A fused multiply-subtract does not give 0 for two equal products, and the gradient is the sign's.
+    gap = jnp.where(q == p, 0, q - p)
+    of_q, of_p = jnp.where(gap < 0, -q, jnp.where(gap > 0, q, 0)), jnp.where(gap < 0, p, jnp.where(gap > 0, -p, 0))
+    of_student, of_teacher = (
+        0.5 * (of_x - x * jnp.sum(of_x, axis, keepdims=True)) for x, of_x in ((q, of_q), (p, of_p))
+    )
+    return 0.5 * jnp.sum(jnp.abs(gap), axis), of_student, of_teacher

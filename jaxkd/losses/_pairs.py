@@ -1,6 +1,7 @@
-"""What the losses on two sets of logits share: their checks, and the cross-entropy of two distributions."""
+"""What the losses on two sets of logits share: their checks, and arithmetic of distributions."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,10 +40,9 @@ def static_number(name: str, value: Any) -> float:
     return float(value)
 
 
-def without_excluded(student: jax.Array, teacher: jax.Array) -> list[jax.Array]:
-    """The logits such that classes which the teacher excludes, by a logit of -inf, have no part in either softmax."""
-    excluded = jnp.isneginf(teacher)
-    return [jnp.where(excluded, jnp.finfo(x.dtype).min, x) for x in (student, teacher)]
+def without_excluded(logits: jax.Array, other: jax.Array) -> jax.Array:
+    """The logits such that classes which the other side excludes, by a logit of -inf, have no part in the softmax."""
+    return jnp.where(jnp.isneginf(other), jnp.finfo(logits.dtype).min, logits)
 
 
 def probabilities(logits: jax.Array, axis: int, where: Where) -> jax.Array:
@@ -55,3 +55,11 @@ def probabilities(logits: jax.Array, axis: int, where: Where) -> jax.Array:
 def cross_entropy_of(p: jax.Array, log_q: jax.Array, axis: int) -> jax.Array:
     """Computes -sum p log q, with 0 log 0 = 0: also its gradient is finite where both have no mass."""
     return -jnp.sum(p * jnp.where(p > 0, log_q, 0), axis)
+
+
+def polynomial(coefficients: Sequence[float], x: jax.Array) -> jax.Array:
+    """The sum of coefficients[k] x^k, by Horner's rule."""
+    value = jnp.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = value * x + coefficient
+    return value

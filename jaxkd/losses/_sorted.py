@@ -45,7 +45,7 @@ def adaptive_kl(
     """
     check_number("mu", mu, within=(0, 1))
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    student, teacher = without_excluded(student, teacher)
+    student = without_excluded(student, teacher)
     axis %= student.ndim
     q, p = jax.lax.stop_gradient([probabilities(x, axis, where) for x in (student, teacher)])
     descending, gaps = jax.lax.sort((-p, jnp.abs(p - q)), dimension=axis, num_keys=1)

@@ -21,7 +21,8 @@ def curriculum_temperature(ramp: int, *, start: float = 1.0, end: float = 20.0) 
     decays theta as any other parameter, which is no part of the method: a ``mask`` of the weight decay that is False
     for what stands under ``"theta"`` leaves it out.
 
-    The temperature is a metric. Published: ``ramp`` is the number of steps of 10 epochs, ``start`` 1 and ``end`` 20.
+    The temperature is a metric. Published weights: 0.9 beside a cross-entropy of weight 0.1 (CIFAR-100), with the steps
+    of 10 epochs for ``ramp``, ``start`` 1 and ``end`` 20.
 
     Args:
       ramp: the steps over which the reversed gradient grows to its full size, at least 1.
@@ -44,7 +45,8 @@ def curriculum_temperature(ramp: int, *, start: float = 1.0, end: float = 20.0) 
         return {"params": {"theta": jnp.ones(())}}
 
     def apply(variables: Variables, signals: Signals) -> tuple[dict, dict, Variables]:
-        theta, progress = variables["params"]["theta"], jnp.minimum(signals.step / ramp, 1)
+        theta = variables["params"]["theta"]
+        progress = jnp.minimum(signals.step.astype(theta.dtype) / ramp, 1)
         fixed = jax.lax.stop_gradient(theta)
         # The value is theta's to the last bit, for the difference is 0; the gradient is multiplied.
         reversed_theta = fixed - (1 - jnp.cos(jnp.pi * progress)) / 2 * (theta - fixed)

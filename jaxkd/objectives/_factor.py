@@ -36,18 +36,21 @@ def factor_transfer(
 
       * ``"factor"``: ``losses.factor_transfer(translator(s), factors(t))``, the mean over examples. Its gradient
         trains student and translator, and not the paraphraser;
-      * ``"reconstruction"``, of weight ``reconstruction``: the mean squared error of what the paraphraser makes of its
-        factors. Its gradient trains the paraphraser alone.
+      * ``"reconstruction"``, of weight ``reconstruction``: the error of what the paraphraser makes of its factors, its
+        mean over examples, positions and channels. Its gradient trains the paraphraser alone.
 
-    The papers' code trains the paraphraser first (30 epochs), then the rest; here both are trained side by side by one
-    optimizer, so that early factors are those of an unfinished paraphraser. A weight given to the whole multiplies
-    both terms: ``weighted_sum(ft=(500.0, factor_transfer(..., reconstruction=1 / 500)))`` keeps the paraphraser at 1.
+    Paraphraser: three 3x3 convolutions to the factors, the last two at the factors' width, and three back. Translator:
+    three 3x3 convolutions, the last two at the factors' width. All have a bias and LeakyReLU(0.1). By variant:
 
-    Paraphraser: three 3x3 convolutions with LeakyReLU(0.1) to the factors, the last two at the factors' width, and
-    three back. Translator: three 3x3 convolutions, each with BN (statistics of the global batch) and LeakyReLU(0.1),
-    the last two at the factors' width.
+      * ``"code"`` (the authors'): the reconstruction's error is absolute;
+      * ``"repdistiller"``: it is squared, and each convolution of the translator has a BatchNorm (statistics of the
+        global batch) before its LeakyReLU.
 
-    Published weights: 500 for ``variant="code"`` (CIFAR-10), 200 for ``"repdistiller"`` (CIFAR-100), beside a
+    The papers' code trains the paraphraser first, then the rest; here both are trained side by side by one optimizer,
+    so that early factors are those of an unfinished paraphraser. A weight given to the whole multiplies both terms:
+    ``weighted_sum(ft=(500.0, factor_transfer(..., reconstruction=1 / 500)))`` keeps the paraphraser at 1.
+
+    Published weights: 500 for ``variant="code"`` (CIFAR-10, rate 0.5), 200 for ``"repdistiller"`` (CIFAR-100), beside a
     cross-entropy of weight 1.
 
     Args:
@@ -55,7 +58,7 @@ def factor_transfer(
       teacher: a tap of the teacher, likewise; of another size the larger factors are averaged to the smaller.
       rate: factors per channel of the teacher, above 0.
       reconstruction: the weight of the paraphraser's own loss: a number, a schedule of the step, or a traced array.
-      variant: of ``losses.factor_transfer``.
+      variant: of ``losses.factor_transfer``, and see above.
 
     Raises:
       ValueError: if ``rate`` or ``variant`` is out of range; in ``init``: if neither map can be averaged to the size
@@ -92,10 +95,10 @@ def factor_transfer(
         params: dict[str, dict] = {name: {} for name in widths}
         for position, (name, sizes) in enumerate(widths.items()):
             for i, one in enumerate(jax.random.split(jax.random.fold_in(key, position), 3)):
-                translates = name == "translator"
+                normalized = name == "translator" and variant == "repdistiller"
                 # No bias before BatchNorm, which would take it away.
-                params[name][f"conv{i + 1}"] = draw_conv(one, 3, sizes[i], sizes[i + 1], bias=not translates)
-                if translates:
+                params[name][f"conv{i + 1}"] = draw_conv(one, 3, sizes[i], sizes[i + 1], bias=not normalized)
+                if normalized:
                     params[name][f"norm{i + 1}"] = norm(sizes[i + 1])
         return {"params": params}
 
@@ -111,7 +114,8 @@ def factor_transfer(
         params, batch = variables["params"], signals.batch
         of_student, of_teacher = valid_taps(signals, student, teacher)
         factors = run(params["encoder"], of_teacher, signals)
-        rebuilt = losses.hint(run(params["decoder"], factors, signals), of_teacher, axis=(1, 2, 3))
+        error = run(params["decoder"], factors, signals) - of_teacher
+        rebuilt = jnp.mean(jnp.abs(error) if variant == "code" else jnp.square(error), (1, 2, 3))
         translated = run(params["translator"], of_student, signals)
         values = losses.factor_transfer(translated, jax.lax.stop_gradient(factors), variant=variant)
         weight = jnp.asarray(value_at(reconstruction, signals.step), values.dtype)

@@ -25,7 +25,8 @@ def masked_generative(
     teacher's map is not masked.
 
     Published weights: detection, ``mask="positions"``: 2e-5 and share 0.65 (one stage), 5e-7 and 0.45 (two stages), for
-    each level of the feature pyramid; classification, ``mask="channels"``: 7e-5 and share 0.15.
+    each level of the feature pyramid; classification, ``mask="channels"``: 7e-5 and share 0.15; all beside the task's
+    own loss of weight 1.
 
     Args:
       student: a tap of the student, [batch, height, width, channels].

@@ -22,6 +22,9 @@ def orthogonal_projection(student: str, teacher: str) -> Objective:
     With n the larger and k the smaller width, P is the first k columns of exp(A - A^T), n x n, or their transpose; the
     lower triangle A [n, k] is what is trained, from N(0, 1/n). A weight decay pulls P to the identity, not to zero.
 
+    Published weights: 1, beside a cross-entropy of weight 1 and soft labels at T = 1 of weight 1 on a head of their own
+    (DeiT students of a RegNetY-16GF on ImageNet).
+
     Args:
       student: a tap of the student, [batch, ..., features].
       teacher: a tap of the teacher, [batch, ..., features]; what is averaged over may differ.

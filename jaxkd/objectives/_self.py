@@ -82,7 +82,7 @@ def class_wise_self(temperature: Number = 4.0, weight: Number = 1.0) -> Objectiv
     its own; here the batch is one forward, and they are of both halves. Under accumulation, the number of micro-batches
     has to divide half the batch (of each device): then pairs stay together.
 
-    Published weight: 1 with T = 4, batches of 128 pairs.
+    Published weights: ``weight`` 1 with T = 4, beside the cross-entropy of weight 1, in batches of 128 pairs.
 
     Args:
       temperature: T > 0: a number, a schedule of the step, or a traced array.

@@ -149,8 +149,10 @@ class TestBeYourOwnTeacher:
         shapes = {**dict(self.STAGES), "deepest": self.DEEPEST}
         return {name: jnp.asarray(drawn(*shape)).at[2].set(jnp.nan) for name, shape in shapes.items()}
 
-    def test_value_and_gradient(self):
-        objective = be_your_own_teacher(("a", "b"), "deepest", alpha=0.4, temperature=2.0, hint=(0.05, 0.5))
+    @pytest.mark.parametrize("variant", ["norm", "squared"])
+    def test_value_and_gradient(self, variant):
+        parameters = {"alpha": 0.4, "temperature": 2.0, "hint": (0.05, 0.5), "variant": variant}
+        objective = be_your_own_teacher(("a", "b"), "deepest", **parameters)
         taps, logits, label = self.taps(), drawn(N, CLASSES), np.array([1, -1, 0, 2])
         given = signals(logits, taps=taps, label=label, where=WHERE)
         params = started(objective, given)["params"]
@@ -164,7 +166,8 @@ class TestBeYourOwnTeacher:
         grads, means = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(params, jnp.asarray(logits), taps)
         target = np.asarray(taps["deepest"], np.float64)[KEPT].mean((1, 2))
         labelled = [0, 3]
-        expected = {"hard": (1, np.mean(cross_entropy(logits[labelled], label[labelled])))}
+        of_deepest, of_soft = (1, 0.4 / 4) if variant == "norm" else (0.6, 0.4)
+        expected = {"hard": (of_deepest, np.mean(cross_entropy(logits[labelled], label[labelled])))}
         for number, (name, ratio) in enumerate((("a", (2, 2)), ("b", (1, 2)))):
             own = jax.tree.map(lambda x: np.asarray(x, np.float64), params[f"stage_{number}"])
             assert own["reduce"]["kernel"].shape[-1] == 2  # a quarter of 8
@@ -177,8 +180,11 @@ class TestBeYourOwnTeacher:
             of_stage = feature @ own["classifier"]["kernel"] + own["classifier"]["bias"]
             hard = np.mean(cross_entropy(of_stage[[0, 2]], label[labelled]))
             soft = 4 * np.mean([kl(logits[i], row, 2.0) for i, row in zip(KEPT, of_stage, strict=True)])
-            distance = math.sqrt(sum((a - b) ** 2 for a, b in zip(feature.flat, target.flat, strict=True)))
-            expected |= {f"hard_{number}": (0.6, hard), f"soft_{number}": (0.4 / 4, soft)}
+            if variant == "norm":
+                feature = feature @ own["adapt"]["kernel"] + own["adapt"]["bias"]
+            distance = sum((a - b) ** 2 for a, b in zip(feature.flat, target.flat, strict=True))
+            distance = math.sqrt(distance) if variant == "norm" else distance
+            expected |= {f"hard_{number}": (0.6, hard), f"soft_{number}": (of_soft, soft)}
             expected[f"hint_{number}"] = ((0.05, 0.5)[number], distance)
         assert set(means) == set(expected)
         for name, pair in expected.items():
@@ -186,7 +192,7 @@ class TestBeYourOwnTeacher:
         of_params, of_logits, of_taps = grads
         assert all(np.isfinite(x).all() and np.any(x) for x in jax.tree.leaves(of_params))
         # The deepest one learns from labels only; no padding has a gradient.
-        only_hard = (softmax(logits) - np.eye(CLASSES)[label]) / 2
+        only_hard = of_deepest * (softmax(logits) - np.eye(CLASSES)[label]) / 2
         only_hard[[1, 2]] = 0
         np.testing.assert_allclose(of_logits, only_hard, rtol=1e-4, atol=1e-6)
         assert not np.any(of_taps["deepest"])
@@ -197,6 +203,8 @@ class TestBeYourOwnTeacher:
     def test_errors(self):
         with pytest.raises(ValueError, match=r"stages is 'a': it has to be a tuple of taps"):
             be_your_own_teacher("a", "deepest")
+        with pytest.raises(ValueError, match="variant='l2': there are"):
+            be_your_own_teacher(("a",), "deepest", variant="l2")
         with pytest.raises(ValueError, match="hint has 2 weights, and there are 1 stages"):
             be_your_own_teacher(("a",), "deepest", hint=(1.0, 2.0))
         given = signals(drawn(N, CLASSES), taps=self.taps(), label=np.zeros(N, int))

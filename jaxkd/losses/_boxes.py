@@ -1,10 +1,12 @@
 """Distillation of a detector's boxes: their coordinates, and distributions of their sides."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxkd._checks import check_number, shape_of
+from jaxkd._checks import shape_of
 from jaxkd.losses._arguments import (
     ArrayLike,
     Where,
@@ -17,7 +19,7 @@ from jaxkd.losses._arguments import (
 )
 from jaxkd.losses._kl import kl_of_logits
 from jaxkd.losses._locations import absolute, check_weights, over_locations
-from jaxkd.losses._maps import check_same_maps, mask_of, selected, spatial_shape
+from jaxkd.losses._maps import check_positive_scalar, check_same_maps, mask_of, selected, spatial_shape
 
 EPS = 1e-6
 """The least area that anything is divided by."""
@@ -46,7 +48,8 @@ def box_distillation(
 
     Published (BCKD): "giou" with weight 4, location weights max over classes of |sigmoid(t) - sigmoid(s)|, normalised
     by the number of positives, beside its ``class_response`` with weight 1 and the detector's own terms. For the mean
-    over the batch to be that code's value, ``normalizer`` is the positives of the whole batch / its images.
+    over the batch to be that code's value, ``normalizer`` is the positives of the whole batch, on all levels of the
+    pyramid and at least 1, / its images; the code leaves out levels without any.
 
     Args:
       student: boxes [batch, *locations, 4]. For "iou" and "giou" corners (x1, y1, x2, y2), x1 <= x2, y1 <= y2.
@@ -63,7 +66,7 @@ def box_distillation(
 
     Raises:
       ValueError: if the shapes differ, the axis has not four coordinates, ``weights``, ``normalizer``, ``where`` or
-        ``variant`` does not fit, or boxes are no floats.
+        ``variant`` does not fit, boxes are no floats, or a weight or a normaliser is known and out of its range.
 
     References:
       Yang et al., "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection", 2023,
@@ -104,7 +107,8 @@ def localization_kl(
     Variants:
       * "normalized" (default): sum of weight x that over the locations / sum of the weights.
       * "code": the mean over the bins instead of the sum, and no division by the weights: the value grows with the
-        number of positives. The published weight is 0.25, and its *sum* over the batch is the code's value.
+        number of positives. The published weight is 0.25, and its *sum* over the batch is the code's value. That has 2
+        images on a device and the mean over devices: with the mean over images the weight is 0.5.
 
     The code's weights are max over classes of sigmoid(student's class logit) at the positives, ``where``. Its second
     term, on valuable regions, has the location's IoU as weight and a 4 times smaller weight of the term, 0.0625. Both
@@ -124,13 +128,13 @@ def localization_kl(
 
     Raises:
       ValueError: if the shapes differ or have fewer than three axes, ``axis``, ``weights``, ``where`` or ``variant``
-        does not fit, logits are no floats, there is one bin, or ``temperature`` is known and not above 0.
+        does not fit, logits are no floats, there is one bin, or ``temperature`` is no scalar or known and not above 0.
 
     References:
       Zheng et al., "Localization Distillation for Dense Object Detection", 2021, https://arxiv.org/abs/2102.12252
     """
     check_variant(variant, ("normalized", "code"))
-    check_number("temperature", temperature, above=0)
+    check_positive_scalar("temperature", temperature)
     check_floating("student logits", student)
     check_floating("teacher logits", teacher)
     check_same_shape("logits", student, teacher, "both have to predict the same bins at the same locations")
@@ -156,19 +160,25 @@ def localization_kl(
 
 def _overlap_distance(student: jax.Array, teacher: jax.Array, axis: int, generalized: bool) -> jax.Array:
     """1 - IoU, or 1 - GIoU, of boxes of corners."""
-
-    def area(box: list[jax.Array], least: float | None = None) -> jax.Array:
-        width, height = box[2] - box[0], box[3] - box[1]
-        if least is not None:
-            width, height = jnp.maximum(width, least), jnp.maximum(height, least)
-        return width * height
-
-    s, t = ([jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(4)] for x in (student, teacher))
-    shared = area([*map(jnp.maximum, s[:2], t[:2]), *map(jnp.minimum, s[2:], t[2:])], least=0)
-    union = jnp.maximum(area(s) + area(t) - shared, EPS)
-    distance = 1 - shared / union
+    # Put together to boxes again, corners take a fraction of the time of single coordinates.
+    (least_first, least_last), (most_first, most_last) = (
+        jnp.split(extreme(student, teacher), 2, axis) for extreme in (jnp.minimum, jnp.maximum)
+    )
+    shared = _area(jnp.concatenate([most_first, least_last], axis), axis, jax.nn.relu)
+    union = _at_least_eps(_area(student, axis) + _area(teacher, axis) - shared)
     if not generalized:
-        return distance
-    hull = area([*map(jnp.minimum, s[:2], t[:2]), *map(jnp.maximum, s[2:], t[2:])], least=0)
-    hull = jnp.maximum(hull, EPS)
-    return distance + (hull - union) / hull
+        return 1 - shared / union
+    hull = _at_least_eps(_area(jnp.concatenate([least_first, most_last], axis), axis))
+    return 2 - shared / union - union / hull
+
+
+def _area(boxes: jax.Array, axis: int, of_sides: Callable[[jax.Array], jax.Array] = lambda sides: sides) -> jax.Array:
+    first, last = jnp.split(boxes, 2, axis)
+    sides = of_sides(last - first)
+    width, height = (jax.lax.index_in_dim(sides, i, axis, keepdims=False) for i in (0, 1))
+    return width * height
+
+
+def _at_least_eps(x: jax.Array) -> jax.Array:
+    # Not jnp.maximum, whose gradient looks for ties.
+    return jnp.where(x > EPS, x, EPS)

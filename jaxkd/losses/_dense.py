@@ -2,11 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxkd._checks import check_number
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_variant
-from jaxkd.losses._locations import absolute, check_cells, check_weights, of_images, over_locations
+from jaxkd.losses._locations import absolute, check_cells, check_shares, check_weights, of_images, over_locations
 from jaxkd.losses._maps import check_same_maps, mask_of, selected, spatial_shape
 from jaxkd.losses._numerics import gathered
 
@@ -30,12 +29,12 @@ def class_response(
     Published: ``beta`` 1 (BCKD, weight 1, beside ``box_distillation`` "giou" with weight 4 and the detector's own
     terms), over all locations with weight 1, normalised by the number of positives; ``beta`` 2 is the quality focal
     form (Dense Teacher). For the mean over the batch to be the code's value, ``normalizer`` is the positives of the
-    whole batch / its images.
+    whole batch, on all levels of the pyramid and at least 1, / its images; the code leaves out levels without any.
 
     Args:
       student: logits [batch, *locations, classes].
       teacher: logits of the same shape.
-      beta: at least 1.
+      beta: at least 1. Static.
       weights: [batch, *locations], at least 0; 1 where not given. No gradient goes through them.
       normalizer: a number, or one an image, above 0: what the sum is divided by. By default the sum of the weights.
       axis: the axis of the classes.
@@ -47,7 +46,7 @@ def class_response(
 
     Raises:
       ValueError: if the shapes differ, ``axis``, ``weights``, ``normalizer`` or ``where`` does not fit, logits are no
-        floats, or ``beta`` is below 1.
+        floats, or a number is known and out of its range.
 
     References:
       Yang et al., "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection", 2023,
@@ -63,8 +62,8 @@ def class_response(
     target = jax.nn.sigmoid(teacher)
     apart = absolute(target - jax.nn.sigmoid(student))
     factor = apart if beta == 1 else apart**beta
-    losses = jnp.sum(factor * optax.losses.sigmoid_binary_cross_entropy(student, target), axis)
-    return over_locations(losses, weights, normalizer, where)
+    entropies = jnp.maximum(student, 0) - student * target + jnp.log1p(jnp.exp(-absolute(student)))
+    return over_locations(jnp.sum(factor * entropies, axis), weights, normalizer, where)
 
 
 def fine_grained_imitation(
@@ -141,8 +140,8 @@ def decoupled_feature(
       student: features [batch, *spatial, channels], already passed through a connector where widths differ.
       teacher: features of the same shape.
       foreground: bool [batch, *spatial].
-      foreground_weight: a, at least 0.
-      background_weight: b, at least 0.
+      foreground_weight: a, a number of at least 0.
+      background_weight: b, likewise.
       variant: "code" or "paper".
       axis: the axis of the channels.
       where: bool, [batch]: the images, or of as many axes as [batch, *spatial] and broadcastable to it: the positions
@@ -154,14 +153,13 @@ def decoupled_feature(
 
     Raises:
       ValueError: if the shapes differ, ``axis``, ``foreground``, ``where`` or ``variant`` does not fit, features are no
-        floats, or a weight is known and below 0.
+        floats, or a weight is no scalar or known and below 0.
 
     References:
       Guo et al., "Distilling Object Detectors via Decoupled Features", 2021, https://arxiv.org/abs/2103.14475
     """
     check_variant(variant, ("code", "paper"))
-    check_number("foreground_weight", foreground_weight, within=(0, float("inf")))
-    check_number("background_weight", background_weight, within=(0, float("inf")))
+    check_shares(foreground_weight=foreground_weight, background_weight=background_weight)
     where = of_images(where, student)
     check_same_maps(student, teacher, axis, where)
     check_cells(foreground, student, axis)

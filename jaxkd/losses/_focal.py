@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_floating
-from jaxkd.losses._locations import absolute
-from jaxkd.losses._maps import check_same_maps, mask_of, selected, spatial_axes, spatial_shape
+from jaxkd.losses._locations import absolute, check_shares
+from jaxkd.losses._maps import check_positive_scalar, check_same_maps, mask_of, selected, spatial_axes, spatial_shape
 from jaxkd.losses._numerics import masked_mean
 
 
@@ -55,11 +55,11 @@ def focal_global(
         boxes is ``object_scales``.
       student_context: u(s), [batch, channels].
       teacher_context: u(t), likewise.
-      temperature: T > 0.
-      foreground_weight: a, at least 0.
-      background_weight: b, at least 0.
-      attention_weight: g, at least 0.
-      relation_weight: l, at least 0.
+      temperature: T > 0, a scalar.
+      foreground_weight: a, a number of at least 0.
+      background_weight: b, likewise.
+      attention_weight: g, likewise.
+      relation_weight: l, likewise.
       axis: the axis of the channels.
       where: bool, broadcastable to [batch, *spatial]: the positions that take part, in attention and means too.
 
@@ -69,21 +69,20 @@ def focal_global(
 
     Raises:
       ValueError: if the shapes differ, ``axis``, ``foreground``, a context or ``where`` does not fit, anything is no
-        float, or a number is known and out of its range.
+        float, or a number is no scalar or known and out of its range.
 
     References:
       Yang et al., "Focal and Global Knowledge Distillation for Detectors", 2022, https://arxiv.org/abs/2111.11837
       Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019,
       https://arxiv.org/abs/1904.11492
     """
-    check_number("temperature", temperature, above=0)
-    for name, weight in (
-        ("foreground_weight", foreground_weight),
-        ("background_weight", background_weight),
-        ("attention_weight", attention_weight),
-        ("relation_weight", relation_weight),
-    ):
-        check_number(name, weight, within=(0, float("inf")))
+    check_positive_scalar("temperature", temperature)
+    check_shares(
+        foreground_weight=foreground_weight,
+        background_weight=background_weight,
+        attention_weight=attention_weight,
+        relation_weight=relation_weight,
+    )
     check_same_maps(student, teacher, axis, where)
     _check_foreground(foreground, student, axis)
     contexts = []
@@ -92,6 +91,7 @@ def focal_global(
             _check_context(name, context, student, axis)
             contexts.append((sign, context))
     student, teacher, scales = at_least_float32(student, teacher, foreground)
+    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
     axis, positions = axis % student.ndim, spatial_axes(student, axis)
     if where is not None:
         where = jnp.broadcast_to(where, scales.shape)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxkd._checks import shape_of
+from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_floating, check_where
 from jaxkd.losses._maps import spatial_shape
 from jaxkd.losses._numerics import masked_sum
@@ -19,8 +20,19 @@ def check_weights(weights: ArrayLike | None, normalizer: ArrayLike | None, shape
         if jnp.shape(weights) != (batch, *locations):
             printed = ",".join(map(str, (batch, *locations)))
             raise ValueError(f"weights {shape_of(weights)}, locations [{printed}]: give one weight for each location")
+        if not isinstance(weights, jax.core.Tracer) and np.any(np.asarray(weights) < 0):
+            raise ValueError(f"weights {shape_of(weights)} go down to {np.nanmin(weights)}: they have to be at least 0")
     if normalizer is not None and jnp.shape(normalizer) not in ((), (batch,)):
         raise ValueError(f"normalizer {shape_of(normalizer)}, [{batch}] images: give one number, or one for each image")
+    check_number("normalizer", normalizer, above=0)
+
+
+def check_shares(**shares: ArrayLike) -> None:
+    """Raises ValueError unless the weights of the terms of a loss are one number each, at least 0 if known now."""
+    for name, share in shares.items():
+        check_number(name, share, within=(0, float("inf")))
+        if jnp.ndim(share) != 0:
+            raise ValueError(f"{name} {shape_of(share)}: it has to be a scalar, one for all images")
 
 
 def check_cells(foreground: ArrayLike, x: ArrayLike, axis: int) -> None:

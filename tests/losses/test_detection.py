@@ -140,11 +140,15 @@ def test_errors():
         (r"weights \[3,2\].*\[3,2,3\]", {"weights": np.ones((3, 2))}),
         (r"normalizer \[2\].*\[3\]", {"normalizer": np.ones(2)}),
         ("beta", {"beta": 0.5}),
+        ("weights.*-1", {"weights": np.full((3, 2, 3), -1.0)}),
+        ("normalizer", {"normalizer": 0}),
     ):
         with pytest.raises(ValueError, match=said):
             losses.class_response(student, teacher, **arguments)
     with pytest.raises(ValueError, match="four coordinates"):
         losses.box_distillation(student[..., :3], teacher[..., :3])
+    with pytest.raises(ValueError, match=r"temperature \[3\]"):
+        losses.localization_kl(student, teacher, np.ones(3))
     with pytest.raises(ValueError, match="one bin"):
         losses.localization_kl(student[..., :1], teacher[..., :1])
     for wrong in (np.ones((3, 2, 3)), np.ones((3, 2), bool)):
@@ -165,7 +169,9 @@ def test_errors_of_focal_and_global():
         (r"student_context \[4\].*\[3,2,3,4\]", (foreground, context[0]), {}),
         ("teacher_context", (foreground, None, context[:, :2]), {}),
         ("temperature", (foreground,), {"temperature": 0.0}),
+        (r"temperature \[3\]", (foreground,), {"temperature": np.ones(3)}),
         ("relation_weight", (foreground,), {"relation_weight": -1.0}),
+        (r"attention_weight \[3\]", (foreground,), {"attention_weight": np.ones(3)}),
     ):
         with pytest.raises(ValueError, match=said):
             losses.focal_global(student, teacher, *arguments, **numbers)

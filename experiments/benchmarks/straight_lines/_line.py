@@ -16,7 +16,7 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
     "labels": (512,),
     "cells": (32, 16, 16),
     "scales": (32, 16, 16),
-    "boxes": (32, 16, 16, 4),
+    "boxes": (8, 100, 152, 4),
     "objects": (32, 20, 4),
 }
 

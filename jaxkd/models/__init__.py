@@ -3,5 +3,6 @@
 from jaxkd.models._cifar_resnet import CifarResNet
 from jaxkd.models._mlp import MLP
 from jaxkd.models._registry import ModelInfo, create, names
+from jaxkd.models._strided_cnn import StridedCNN
 
-__all__ = ["MLP", "CifarResNet", "ModelInfo", "create", "names"]
+__all__ = ["MLP", "CifarResNet", "ModelInfo", "StridedCNN", "create", "names"]

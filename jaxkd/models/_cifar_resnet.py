@@ -2,8 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +107,8 @@ class CifarResNet(nn.Module):
     without parameters. The counts of those tables follow: resnet20 0.278M, resnet56 0.86M, resnet8x4 1.23M,
     resnet32x4 7.43M parameters for 100 classes.
 
-    Taps: ``"stage1"``, ``"stage2"``, ``"stage3"`` after ReLU, ``"stage1/pre_relu"`` ... before it; also by role.
+    Taps: ``"stage1"``, ``"stage2"``, ``"stage3"`` after ReLU, ``"stage1/pre_relu"`` ... before it, and the last
+    BatchNorm of each stage; also by role.
 
     Attributes:
       depth: 6n + 2 for n blocks a stage: 8, 20, 32, 56, 110.
@@ -135,20 +135,23 @@ class CifarResNet(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
-    roles: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-        {
-            "stages": ("stage1", "stage2", "stage3"),
-            "pre_relu": ("stage1/pre_relu", "stage2/pre_relu", "stage3/pre_relu"),
-            "map_before_pool": ("stage3",),
-            "penultimate": ("classifier:in",),
-        }
-    )
-
     def __post_init__(self) -> None:
         """Checks the depth where the model is made, long before it is traced."""
         if self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(f"CifarResNet: depth is {self.depth}, but must be 6n + 2: 8, 14, 20, 32, 44, 56, 110 ...")
         super().__post_init__()
+
+    @property
+    def roles(self) -> Mapping[str, tuple[str, ...]]:
+        """What the taps stand for: ``stages`` (after ReLU), ``pre_relu``, ``norms`` (each stage's last) and more."""
+        stages = ("stage1", "stage2", "stage3")
+        return {
+            "stages": stages,
+            "pre_relu": tuple(f"{stage}/pre_relu" for stage in stages),
+            "norms": tuple(f"{stage}/block{(self.depth - 2) // 6}/conv2/norm" for stage in stages),
+            "map_before_pool": ("stage3",),
+            "penultimate": ("classifier:in",),
+        }
 
     def setup(self) -> None:
         """Builds the layers here, not in ``__call__``, so that ``head`` can run one of them alone."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd import models
+from jaxkd import models, networks
 
 # As printed by the code behind the CIFAR-100 tables (100 classes, 32x32x3 images).
 CIFAR100_PARAMETERS = {
@@ -45,11 +45,18 @@ def test_names_counts_parameters_by_hand():
     assert infos["mlp_512_512"].parameters == (64 * 512 + 512) + (512 * 512 + 512) + (512 * 10 + 10)
     # 10 instead of 100 classes: 90 columns and biases fewer.
     assert infos["resnet20"].parameters == CIFAR100_PARAMETERS["resnet20"] - 90 * (64 + 1)
-    assert {info.family for info in infos.values()} == {"mlp", "cifar_resnet"}
+    assert {info.family for info in infos.values()} == {"mlp", "strided_cnn", "cifar_resnet"}
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("resnet21", "resnet20"), ("mlp8", "mlp_8"), ("ResNet56", "resnet56"), ("mlp_0", "mlp_8")]
+    ("name", "nearest"),
+    [
+        ("resnet21", "resnet20"),
+        ("mlp8", "mlp_8"),
+        ("ResNet56", "resnet56"),
+        ("mlp_0", "mlp_8"),
+        ("cnn_4_8_", "cnn_4_8_16"),
+    ],
 )
 def test_unknown_name_lists_the_nearest(name, nearest):
     with pytest.raises(ValueError, match=f"{name}.*nearest:.*{nearest}"):
@@ -61,6 +68,8 @@ def test_bad_arguments():
         models.create("mlp_8", 0)
     with pytest.raises(ValueError, match=r"depth is 21, but must be 6n \+ 2"):
         models.CifarResNet(21)
+    with pytest.raises(ValueError, match="features is empty"):
+        models.StridedCNN(())
 
 
 def test_mlp_is_dense_and_relu():
@@ -110,9 +119,35 @@ def test_resnet_taps(resnet):
         np.testing.assert_array_equal(after, np.maximum(before, 0))
     assert module.roles["map_before_pool"] == ("stage3",)
     assert module.roles["pre_relu"] == tuple(f"{stage}/pre_relu" for stage in module.roles["stages"])
+    assert module.roles["norms"] == tuple(f"{stage}/block1/conv2/norm" for stage in module.roles["stages"])
     # The classifier alone, on the pooled map, gives the logits.
     features = seen["stage3"]["__call__"][0].mean(axis=(1, 2))
     np.testing.assert_allclose(module.apply(variables, features, method="head"), logits, atol=1e-6)
+
+
+def test_strided_cnn_has_a_map_for_each_stage_and_its_norm():
+    module = models.create("cnn_4_8_16", 10)
+    variables, image = initialized(module, (8, 8, 1))
+    network = networks.from_linen(module)
+    taps = (*(f"{role}[{i}]" for role in ("stages", "pre_relu", "norms") for i in range(3)), "penultimate")
+    outputs, _ = network.apply(variables, {"image": image}, taps=taps)
+    x = np.asarray(image, np.float64)
+    for i, shape in enumerate([(4, 8, 8, 4), (4, 4, 4, 8), (4, 2, 2, 16)]):
+        seen = [outputs.taps[f"{role}[{i}]"] for role in ("stages", "pre_relu", "norms")]
+        assert {tap.shape for tap in seen} == {shape}
+        np.testing.assert_array_equal(seen[0], np.maximum(seen[1], 0))
+        np.testing.assert_array_equal(seen[1], seen[2])
+    kernel = np.asarray(variables["params"]["stage1"]["layer"]["conv"]["kernel"], np.float64)
+    corner = np.einsum("bhwc,hwcf->bf", np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))[:, :3, :3], kernel)
+    np.testing.assert_allclose(outputs.taps["norms[0]"][:, 0, 0], corner / np.sqrt(1 + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(outputs.taps["penultimate"], outputs.taps["stages[2]"].mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(network.head(variables, outputs.taps["penultimate"]), outputs.logits, atol=1e-6)
+    # What a margin is taken from: parameters stand where the tap of their module says.
+    for path, width in zip(module.roles["norms"], (4, 8, 16), strict=True):
+        node = variables["params"]
+        for name in path.split("/"):
+            node = node[name]
+        assert node["scale"].shape == (width,)
 
 
 def test_resnet_block_against_plain_convolutions(resnet):
@@ -169,7 +204,14 @@ def test_axis_name_gives_statistics_of_the_whole_batch(resnet):
         np.testing.assert_allclose(got[1], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("module", [models.MLP((8,), dtype=jnp.bfloat16), models.CifarResNet(8, dtype=jnp.bfloat16)])
+@pytest.mark.parametrize(
+    "module",
+    [
+        models.MLP((8,), dtype=jnp.bfloat16),
+        models.CifarResNet(8, dtype=jnp.bfloat16),
+        models.StridedCNN((4,), dtype=jnp.bfloat16),
+    ],
+)
 def test_compute_dtype_leaves_parameters_float32(module):
     image = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
     logits, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), image)

@@ -26,6 +26,8 @@ class Signals(NamedTuple):
       step: int32 scalar, for schedules.
       rng: a key for this step, the same on all devices.
       axis_name: the mapped axis the batch is split over (pmap, shard_map), or None (one device, jit).
+      student_variables: the student's variables, for objectives that run its classifier on other features; gradients
+        flow through them.
     """
 
     student: Outputs
@@ -35,6 +37,7 @@ class Signals(NamedTuple):
     step: jax.Array
     rng: jax.Array
     axis_name: str | None = None
+    student_variables: Variables = {}
 
 
 class Term(NamedTuple):

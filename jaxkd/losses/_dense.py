@@ -170,16 +170,14 @@ def decoupled_feature(
     outside = ~inside
     if where is not None:
         inside, outside = inside & where, outside & where
-    on_objects, beside, of_inside, of_outside = _over_batch(
-        axis_name,
-        jnp.where(inside, squares, 0),
-        jnp.where(outside, squares, 0),
-        inside.astype(squares.dtype),
-        outside.astype(squares.dtype),
+    counts = _over_batch(axis_name, inside.astype(squares.dtype), outside.astype(squares.dtype))
+    on_objects, beside = (
+        jnp.asarray(weight, count.dtype) / jnp.maximum(count, 1)
+        for weight, count in zip((foreground_weight, background_weight), counts, strict=True)
     )
-    losses = foreground_weight * on_objects / jnp.maximum(of_inside, 1)
-    losses += background_weight * beside / jnp.maximum(of_outside, 1)
-    return losses / (2 * jnp.shape(student)[axis] if variant == "code" else 2)
+    # What ``where`` leaves out is 0 already.
+    (total,) = _over_batch(axis_name, squares * jnp.where(foreground, on_objects, beside))
+    return total / (2 * jnp.shape(student)[axis] if variant == "code" else 2)
 
 
 def _over_batch(axis_name: str | None, *values: jax.Array) -> list[jax.Array]:

@@ -91,7 +91,10 @@ def focal_global(
             _check_context(name, context, student, axis)
             contexts.append((sign, context))
     student, teacher, scales = at_least_float32(student, teacher, foreground)
-    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
+    temperature, on_objects, off_objects, of_attention, of_relation = (
+        jnp.asarray(x, student.dtype)
+        for x in (temperature, foreground_weight, background_weight, attention_weight, relation_weight)
+    )
     axis, positions = axis % student.ndim, spatial_axes(student, axis)
     if where is not None:
         where = jnp.broadcast_to(where, scales.shape)
@@ -105,21 +108,21 @@ def focal_global(
 
     magnitude = absolute(teacher)
     excess = absolute(student) - magnitude
-    over_channels = [jnp.mean(x, axis) / temperature for x in (magnitude, excess)]
-    over_positions = [masked_mean(x, mask, positions) / temperature for x in (magnitude, excess)]
-    spatially, spatial = _attentions(*over_channels, where)
-    by_channel, channel = _attentions(*over_positions, None)
+    of_positions = [jnp.mean(x, axis) / temperature for x in (magnitude, excess)]
+    of_channels = [masked_mean(x, mask, positions) / temperature for x in (magnitude, excess)]
+    spatially, spatial = _attentions(of_positions[0], of_positions[1], where)
+    by_channel, channel = _attentions(of_channels[0], of_channels[1], None)
 
     difference = student - teacher
-    of_position = (foreground_weight * scales + background_weight * beside) * spatial
+    of_position = (on_objects * scales + off_objects * beside) * spatial
     focal = jnp.expand_dims(of_position, axis) * jnp.expand_dims(channel, positions)
     if not contexts:
-        squares = jnp.square(difference) * (focal + relation_weight)
+        squares = jnp.square(difference) * (focal + of_relation)
     else:
         added = sum(sign * jnp.asarray(x, student.dtype) for sign, x in contexts)
         (related,) = selected(mask, difference + jnp.expand_dims(added, positions))
-        squares = jnp.square(difference) * focal + relation_weight * jnp.square(related)
-    return jnp.sum(squares, tuple(range(1, student.ndim))) + attention_weight * (spatially + by_channel)
+        squares = jnp.square(difference) * focal + of_relation * jnp.square(related)
+    return jnp.sum(squares, tuple(range(1, student.ndim))) + of_attention * (spatially + by_channel)
 
 
 def object_scales(boxes: ArrayLike, image_size: ArrayLike | Sequence[float], size: tuple[int, int]) -> jax.Array:
@@ -187,7 +190,7 @@ def _attentions(teacher: jax.Array, excess: jax.Array, where: jax.Array | None) 
     if where is not None:
         size = jnp.sum(where, along, dtype=teacher.dtype, keepdims=True)
         student, teacher = (jnp.where(where, x, jnp.finfo(x.dtype).min) for x in (student, teacher))
-    of_student, of_teacher = (size * jax.nn.softmax(x, along) for x in (student, teacher))
+    of_student, of_teacher = (jnp.asarray(size * jax.nn.softmax(x, along)) for x in (student, teacher))
     apart = jnp.sum(absolute(of_student - of_teacher), along)
     return jnp.where(jnp.any(excess != 0, along), apart, 0), of_teacher
 

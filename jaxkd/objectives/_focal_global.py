@@ -81,11 +81,12 @@ def focal_global(
         of_student, of_teacher = valid_taps(signals, student, teacher)
         if "align" in params:
             of_student = convolve(params["align"], of_student)
+        _, height, width, _ = of_teacher.shape
         size = batch["image_size"] if "image_size" in batch else batch["image"].shape[1:3]
         values = losses.focal_global(
             of_student,
             of_teacher,
-            losses.object_scales(batch["boxes"], size, of_teacher.shape[1:3]),
+            losses.object_scales(batch["boxes"], size, (height, width)),
             _context(params["student"], of_student),
             _context(params["teacher"], of_teacher),
             temperature=value_at(temperature, signals.step),

@@ -12,6 +12,9 @@ from jaxkd.losses._kl import softmax_and_logarithm
 from jaxkd.losses._numerics import log_softmax, over
 from jaxkd.losses._pairs import logit_pair, polynomial, static_number, without_excluded
 
+SMALLEST_POSITIVE = 1 / 16
+"""From here on differences of powers may be divided by alpha and beta: what they are rounded by does not matter."""
+
 
 def alpha_beta_divergence(
     student_logits: ArrayLike,
@@ -67,7 +70,7 @@ def alpha_beta_divergence(
         without_excluded(student / divisor, teacher / divisor),
         without_excluded(teacher / divisor, teacher),
     )
-    if min(alpha, beta) > 0:
+    if min(alpha, beta) >= SMALLEST_POSITIVE:
         return _of_positive(teacher, student, where, alpha, beta, axis)
     # Of what takes no part both are the same huge negative number, and the terms below are 0.
     log_p, log_q = (log_softmax(x, axis, where) for x in (teacher, student))
@@ -99,7 +102,7 @@ def _kl_of_powers(log_p: jax.Array, log_q: jax.Array, exponent: float) -> jax.Ar
 def _of_positive(
     teacher: jax.Array, student: jax.Array, where: Where, alpha: float, beta: float, axis: int
 ) -> jax.Array:
-    """The divergence for alpha > 0 and beta > 0, of which no power grows without bound. Its gradients are given."""
+    """The divergence for positive alpha and beta, of which no power grows without bound. Its gradients are given."""
     return _of_positive_and_gradients(teacher, student, where, alpha, beta, axis)[0]
 
 
@@ -107,7 +110,8 @@ def _of_positive(
 def _of_positive_jvp(
     alpha: float, beta: float, axis: int, primals: tuple, tangents: tuple
 ) -> tuple[jax.Array, jax.Array]:
-    value, of_teacher, of_student = _of_positive_and_gradients(*primals, alpha, beta, axis)
+    teacher, student, where = primals
+    value, of_teacher, of_student = _of_positive_and_gradients(teacher, student, where, alpha, beta, axis)
     return value, jnp.sum(of_teacher * tangents[0] + of_student * tangents[1], axis)
 
 

@@ -170,7 +170,7 @@ def skew_reverse_kl(
 
     ``variant="detached"`` is DistiLLM-2's: the same value, but no gradient through the student in the mixture.
     Published: alpha 0.1, the mean over valid tokens; DistiLLM-2 takes it on answers that the student wrote, beside
-    ``skew_kl`` on the teacher's, with an alpha for each.
+    ``skew_kl`` on the teacher's, with an alpha for each, and the mean over an answer's tokens before that over answers.
 
     Args:
       student_logits: [..., classes].
@@ -237,7 +237,8 @@ def _total_variation(student: jax.Array, teacher: jax.Array, where: Where, axis:
 
 @_total_variation.defjvp
 def _total_variation_jvp(axis: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    value, of_student, of_teacher = _total_variation_and_gradients(*primals, axis)
+    student, teacher, where = primals
+    value, of_student, of_teacher = _total_variation_and_gradients(student, teacher, where, axis)
     return value, jnp.sum(of_student * tangents[0] + of_teacher * tangents[1], axis)
 
 

@@ -16,11 +16,11 @@ from jaxkd.losses._arguments import (
     check_axis,
     check_floating,
     check_labels,
-    check_logits,
     check_where,
 )
 from jaxkd.losses._kl import kl_of_logits
 from jaxkd.losses._numerics import log_softmax, over
+from jaxkd.losses._pairs import check_several, logit_pair
 
 
 def softmax_with_temperature(
@@ -87,14 +87,13 @@ def soft_label_kl(
       The loss of each example, [...], at least float32, in [0, inf).
 
     Raises:
-      ValueError: if the shapes differ, or ``temperature`` is known and not above 0.
+      ValueError: if the shapes differ, there is one class, or ``temperature`` is known and not above 0.
 
     References:
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
     check_number("temperature", temperature, above=0)
-    check_logits(student_logits, teacher_logits, axis, where)
-    student, teacher = at_least_float32(student_logits, teacher_logits)
+    student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
     divisor = over(axis, temperature)
     return jnp.square(temperature) * kl_of_logits(teacher / divisor, student / divisor, axis, where)
@@ -133,7 +132,8 @@ def distillation_loss(
       The loss of each example, [...], at least float32, in [0, inf).
 
     Raises:
-      ValueError: if shapes do not fit, labels are no integers, or a known temperature or alpha is out of range.
+      ValueError: if shapes do not fit, there is one class, labels are no integers, or a known temperature or alpha is
+        out of range.
 
     References:
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
@@ -163,10 +163,11 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
 
     Raises:
       ValueError: if ``labels`` are no integers, not of the shape of ``logits`` without ``axis``, or known and at or
-        above ``classes``; if ``where`` does not fit.
+        above ``classes``; if there is one class, or ``where`` does not fit.
     """
     check_floating("logits", logits)
     check_axis("logits", logits, axis)
+    check_several("class", logits, axis)
     check_where(where, jnp.shape(logits), "logits")
     (logits,) = at_least_float32(logits)
     check_labels(labels, np.delete(logits.shape, axis).tolist(), logits.shape[axis])

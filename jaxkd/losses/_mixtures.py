@@ -53,7 +53,8 @@ def _kls_to_mixture(a: jax.Array, b: jax.Array, where: Where, share: float, axis
 
 @_kls_to_mixture.defjvp
 def _kls_to_mixture_jvp(share: float, axis: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    value, of_a, of_b = _sum_and_gradients(*primals, share, axis)
+    a, b, where = primals
+    value, of_a, of_b = _sum_and_gradients(a, b, where, share, axis)
     return value, jnp.sum(of_a * tangents[0] + of_b * tangents[1], axis)
 
 
@@ -78,7 +79,7 @@ def _sum_and_gradients(a: jax.Array, b: jax.Array, where: Where, share: float, a
     """The weighted sum of the two divergences, and its gradients with respect to the logits."""
     p, q, m = _mixture(share, a, b, axis, where)
     ratio = (q - p) / m
-    value, gradients = 0, []
+    value, gradients = jnp.zeros(()), []
     for weight, other, of in ((share, 1 - share, p), (1 - share, -share, q)):
         beyond = other * (q - p)
         terms = _terms(other * ratio, of, m, beyond)
@@ -103,5 +104,6 @@ def _terms(y: jax.Array, p: jax.Array, m: jax.Array, beyond: jax.Array) -> jax.A
     """
     terms = 24 if y.dtype == jnp.float64 else 11
     near = m * jnp.square(y) * polynomial([1 / ((k + 1) * (k + 2)) for k in range(terms)], y)
-    far = p * jnp.log(jnp.maximum(1 - y, jnp.finfo(y.dtype).tiny)) + beyond
+    # Below eps, 1 - y is nothing but rounded, and so is what p adds.
+    far = p * jnp.log(jnp.maximum(1 - y, jnp.finfo(y.dtype).eps)) + beyond
     return jnp.where(jnp.abs(y) < 0.25, near, far)

@@ -51,7 +51,7 @@ def margin_mse(
 
     Args:
       student_scores: [..., candidates], the relevant one first.
-      teacher_scores: [..., candidates], the same shape.
+      teacher_scores: [..., candidates], the same shape. A candidate with a score of -inf adds nothing.
       axis: the axis of the candidates.
       where: bool, broadcastable to the scores: the candidates that take part. A query without its first
         candidate, or without others, gives 0.
@@ -71,12 +71,15 @@ def margin_mse(
     student, teacher = at_least_float32(student_scores, teacher_scores)
     gap = student - teacher
     margin = jax.lax.slice_in_dim(gap, 0, 1, axis=axis) - gap
+    seen = ~jnp.isneginf(teacher)
+    if where is not None:
+        where = jnp.broadcast_to(where, gap.shape)
+        where &= jax.lax.slice_in_dim(where, 0, 1, axis=axis)
+        seen &= where
+    seen &= jax.lax.slice_in_dim(seen, 0, 1, axis=axis)
     # The first candidate has no margin to itself: it adds nothing, and does not count.
-    if where is None:
-        return jnp.sum(jnp.square(margin), axis) / (gap.shape[axis] - 1)
-    where = jnp.broadcast_to(where, gap.shape)
-    where &= jax.lax.slice_in_dim(where, 0, 1, axis=axis)
-    return jnp.sum(jnp.square(jnp.where(where, margin, 0)), axis) / jnp.maximum(jnp.sum(where, axis) - 1, 1)
+    count = gap.shape[axis] - 1 if where is None else jnp.maximum(jnp.sum(where, axis) - 1, 1)
+    return jnp.sum(jnp.square(jnp.where(seen, margin, 0)), axis) / count
 
 
 def listwise_kl(

@@ -73,6 +73,25 @@ def test_divergences_meet_where_they_are_the_same():
         np.testing.assert_allclose(loss, expected, rtol=1e-7)
 
 
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.5), (0.3, 1.1), (0.07, 0.07)])
+def test_alpha_beta_is_precise_near_0(alpha, beta):
+    """In float32: what the logarithms are rounded by is left, the cancellation of the terms is not."""
+    for gap in (1e-3, 0.03, 0.3, 3.0):
+        student = TEACHER + gap * np.random.default_rng(3).standard_normal(TEACHER.shape)
+        pair = [np.float32(x) for x in (student, TEACHER)]
+        exact = oracles.alpha_beta_divergence(*map(np.float64, pair), alpha=alpha, beta=beta)
+        np.testing.assert_allclose(
+            losses.alpha_beta_divergence(*pair, alpha=alpha, beta=beta), exact, rtol=1e-5 + 1e-6 / gap
+        )
+
+
+def test_total_variation_of_equal_softmaxes_has_no_gradient():
+    pair = [np.random.default_rng(0).standard_normal((8, 1000)).astype(np.float32)] * 2
+    value, gradient = jax.jit(jax.value_and_grad(lambda s, t: losses.total_variation(s, t).sum()))(*pair)
+    assert value == 0
+    assert not np.any(gradient)
+
+
 def test_jsd_tends_to_0_at_its_ends_and_scaled_to_the_divergences():
     forward, reverse = losses.soft_label_kl(STUDENT, TEACHER, 1.0), losses.reverse_kl(STUDENT, TEACHER)
     for beta, end in ((1e-6, forward), (1 - 1e-6, reverse)):
@@ -239,6 +258,17 @@ def test_margin_mse_of_a_triple_is_the_papers():
     np.testing.assert_array_equal(losses.margin_mse(s, t, where=without_first), 0)
 
 
+def test_candidate_that_the_teacher_excludes_adds_no_margin():
+    excluded = np.arange(6) == 3
+    teacher = np.where(excluded, -np.inf, TEACHER)
+    value, slope = jax.value_and_grad(lambda s: losses.margin_mse(s, teacher).sum())(STUDENT)
+    # Five margins, of which four are left.
+    np.testing.assert_allclose(value, 0.8 * losses.margin_mse(STUDENT, TEACHER, where=~excluded).sum(), rtol=1e-12)
+    assert np.all(np.isfinite(slope))
+    assert not np.any(slope[:, 3])
+    assert not np.any(losses.margin_mse(STUDENT, np.roll(teacher, -3, 1)))
+
+
 def test_binary_soft_label_is_precise_where_both_are_sure():
     """In float32, though the probabilities of either side are 1 there."""
     student, teacher = np.float32([[19.0], [-19.0], [19.0]]), np.float32([[20.0], [-20.0], [-20.0]])
@@ -304,7 +334,9 @@ def test_a_traced_number_that_chooses_the_formula_is_told():
         jax.jit(lambda beta: losses.generalized_jsd(STUDENT, TEACHER, beta=beta))(0.5)
 
 
-@pytest.mark.parametrize("name", ["reverse_kl", "total_variation", "adaptive_kl", "margin_mse", "listwise_kl"])
+@pytest.mark.parametrize(
+    "name", ["soft_label_kl", "reverse_kl", "total_variation", "adaptive_kl", "margin_mse", "listwise_kl"]
+)
 def test_one_class_is_told(name):
     with pytest.raises(ValueError, match="one c"):
         getattr(losses, name)(STUDENT[:, :1], TEACHER[:, :1])

@@ -3,6 +3,8 @@
 from jaxkd.learners._distill import DistillState, Prepare, distill
 from jaxkd.learners._ema import EmaState, ema
 from jaxkd.learners._learner import Learner
+from jaxkd.learners._mutual import mutual
+from jaxkd.learners._online import online
 from jaxkd.learners._phase import Enter, Phase, Results, fresh
 from jaxkd.learners._stacked import Points, SweepState, product, seeds, stacked, sweep
 
@@ -19,6 +21,8 @@ __all__ = [
     "distill",
     "ema",
     "fresh",
+    "mutual",
+    "online",
     "product",
     "seeds",
     "stacked",

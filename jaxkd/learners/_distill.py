@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxkd.learners._learner import Learner
-from jaxkd.learners._mapped import close, example_positions, global_sum, vary
+from jaxkd.learners._mapped import average, example_positions, global_sum, identical, vary
 from jaxkd.networks import Batch, Network, Outputs, PyTree, Variables
 from jaxkd.objectives import Objective, Signals, Term
 
@@ -101,7 +101,7 @@ def distill(
             outputs, updated = student.apply(
                 variables, batch, train=True, rng=keys.student, taps=objective.taps.student
             )
-        return Signals(outputs, taught, frozen, batch, step, keys.objective, axis_name), updated
+        return Signals(outputs, taught, frozen, batch, step, keys.objective, axis_name, variables), updated
 
     def init(key: jax.Array, frozen: Variables, batch: Batch) -> DistillState:
         student_key, objective_key, key = jax.random.split(key, 3)
@@ -112,11 +112,11 @@ def distill(
         def seen() -> Signals:
             # Inference mode has the same shapes, and needs no mapped axis: a BatchNorm may name one.
             outputs, _ = student.apply(variables, batch, train=False, taps=objective.taps.student)
-            return Signals(outputs, teach(frozen, batch), frozen, batch, zero, key)
+            return Signals(outputs, teach(frozen, batch), frozen, batch, zero, key, None, variables)
 
         shapes: Signals = jax.eval_shape(seen)
-        of_student = _split(variables)
-        of_objective = _split(objective.init(objective_key, shapes._replace(teacher_variables=frozen)))
+        of_student = split(variables)
+        of_objective = split(objective.init(objective_key, shapes._replace(teacher_variables=frozen)))
         params, collections = ({"student": a, "objective": b} for a, b in zip(of_student, of_objective, strict=True))
         return DistillState(zero, params, collections, jax.jit(optimizer.init)(params), key)
 
@@ -128,10 +128,7 @@ def distill(
         if axis_name is not None:
             of_student = jax.random.fold_in(of_student, jax.lax.axis_index(axis_name))
         keys = _Keys(of_student, of_objective)
-        if prepare is not None:
-            of_examples = jax.vmap(jax.random.fold_in, (None, 0))(of_prepare, example_positions(batch, axis_name))
-            variables = {"params": state.params["student"], **state.collections["student"]}
-            batch = jax.lax.stop_gradient(prepare(variables, batch, of_examples))
+        batch = prepared(prepare, variables_of(state), batch, of_prepare, axis_name)
         parts = _micro_batches(batch, accumulate)
 
         def contributions(params: dict, collections: dict, part: Batch, taught: Outputs, keys: _Keys) -> tuple:
@@ -146,7 +143,7 @@ def distill(
                 raise ValueError(f"terms and metrics are named by one mapping, and it has {sorted(both)} twice")
             new = {
                 "student": {**collections["student"], **updated},
-                "objective": {**collections["objective"], **of_objective},
+                "objective": {**collections["objective"], **identical(of_objective, axis_name)},
             }
             return dict(terms), dict(metrics), new
 
@@ -161,7 +158,8 @@ def distill(
             loss = sum((term.weight * means[name] for name, term in terms.items()), jnp.zeros(()))
             return loss, ({"loss": loss, **means}, new)
 
-        params, collections = vary((state.params, state.collections), axis_name)
+        params, of_network = vary((state.params, state.collections["student"]), axis_name)
+        collections = {**state.collections, "student": of_network}
         gradient = jax.grad(loss_and_means, has_aux=True)
         if accumulate == 1:
             grads, (metrics, collections) = gradient(params, collections, batch, teach(frozen, batch), keys, None)
@@ -196,21 +194,35 @@ def distill(
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             new_params = optax.apply_updates(state.params, updates)
-        collections = close(collections, axis_name)
+        collections = {**collections, "student": average(collections["student"], axis_name)}
         return DistillState(state.step + 1, new_params, collections, opt_state, state.key), metrics
 
     def deploy(state: DistillState, frozen: Variables) -> Variables:
-        kept = {"params": state.params["student"], **state.collections["student"]}
         if objective.deployment is None:
-            return kept
+            return variables_of(state)
         own = {"params": state.params["objective"], **state.collections["objective"]}
-        return objective.deployment.variables(kept, own, frozen)
+        return objective.deployment.variables(variables_of(state), own, frozen)
 
     deployed = student if objective.deployment is None else objective.deployment.network(student)
     return Learner(init, step, deploy, deployed)
 
 
-def _split(variables: Variables) -> tuple[PyTree, Variables]:
+def variables_of(state: DistillState) -> Variables:
+    """The student's variables."""
+    return {"params": state.params["student"], **state.collections["student"]}
+
+
+def prepared(
+    prepare: Prepare | None, variables: Variables, batch: Batch, key: jax.Array, axis_name: str | None
+) -> Batch:
+    """The batch that ``prepare`` makes, with a key for each example."""
+    if prepare is None:
+        return batch
+    of_examples = jax.vmap(jax.random.fold_in, (None, 0))(key, example_positions(batch, axis_name))
+    return jax.lax.stop_gradient(prepare(variables, batch, of_examples))
+
+
+def split(variables: Variables) -> tuple[PyTree, Variables]:
     """Variables as what is trained and what is carried."""
     return variables.get("params", {}), {name: value for name, value in variables.items() if name != "params"}
 

@@ -25,27 +25,44 @@ def global_sum(tree: T, axis_name: str | None) -> T:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def close(collections: dict[str, Variables], axis_name: str | None) -> dict[str, Variables]:
-    """Makes collections the same on all devices again: ``{"student": ..., "objective": ...}``.
+def average(collections: Variables, axis_name: str | None) -> Variables:
+    """A network's collections, the same on all devices again: floating statistics (BatchNorm) are averaged.
 
-    A network's floating statistics (BatchNorm) are averaged. Counters are equal already, and so is what an objective
-    wrote, for it gathers before it writes: their maximum only says so to the compiler, bit for bit.
+    Counters are equal already.
     """
     if axis_name is None:
         return collections
 
-    def average(x: jax.Array) -> jax.Array:
-        return jax.lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.floating) else identical(x)
+    def closed(x: jax.Array) -> jax.Array:
+        return jax.lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.floating) else _maximum(x, axis_name)
 
-    def identical(x: jax.Array) -> jax.Array:
-        if x.dtype == bool:
-            return identical(x.astype(jnp.uint8)).astype(bool)
-        return jax.lax.pmax(x, axis_name)
+    return jax.tree.map(closed, collections)
 
-    return {
-        "student": jax.tree.map(average, collections["student"]),
-        "objective": jax.tree.map(identical, collections["objective"]),
-    }
+
+def identical(collections: Variables, axis_name: str | None) -> Variables:
+    """What an objective wrote, which is the same on all devices, in the compiler's eyes too.
+
+    The compiler knows it of what was computed from sums over devices (psum), and such a collection is left alone, large
+    as it may be. Of what was gathered (all_gather) it does not: the maximum of equal values says so, bit for bit.
+    """
+    if axis_name is None:
+        return collections
+    return jax.tree.map(lambda x: _maximum(x, axis_name) if _varies(x, axis_name) else x, collections)
+
+
+def _varies(x: jax.Array, axis_name: str) -> bool:
+    """Whether the compiler takes x to differ from device to device (under pmap it does not ask)."""
+    try:
+        jax.lax.pcast(x, axis_name, to="varying")
+    except ValueError:
+        return True
+    return False
+
+
+def _maximum(x: jax.Array, axis_name: str) -> jax.Array:
+    if x.dtype == bool:
+        return _maximum(x.astype(jnp.uint8), axis_name).astype(bool)
+    return jax.lax.pmax(x, axis_name)
 
 
 def example_positions(batch: Batch, axis_name: str | None) -> jax.Array:

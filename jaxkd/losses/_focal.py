@@ -45,7 +45,7 @@ def focal_global(
     The mean over the batch is the published loss, which is added over the levels, beside the detector's own terms, the
     student's head starting from the teacher's where both are alike. Published weights a, b, g, l: the defaults are
     those of the authors' code. Its configs have g = 5e-4 for one stage (RetinaNet, GFL, SOLO), 5e-5, 2.5e-5, 5e-5, 5e-7
-    for two stages (Faster R-CNN), 1.6e-3, 8e-4, 8e-4, 8e-6 with T = 0.8 for FCOS.
+    for two stages (Faster R-CNN), 1.6e-3, 8e-4, 8e-4, 8e-6 for RepPoints, and for FCOS with T = 0.8.
 
     Args:
       student: features [batch, *spatial, channels], already passed through a connector (a 1x1 convolution) where

@@ -5,6 +5,7 @@ from jaxkd.data._batches import Batches, PaddedBatches, StackedBatches, padded_b
 from jaxkd.data._examples import Examples, from_arrays, keep_labels, labelled
 from jaxkd.data._feed import Feed
 from jaxkd.data._load import DataSet, load, names, prepare
+from jaxkd.data._pairs import PairedBatches
 
 __all__ = [
     "Batches",
@@ -12,6 +13,7 @@ __all__ = [
     "Examples",
     "Feed",
     "PaddedBatches",
+    "PairedBatches",
     "StackedBatches",
     "augment",
     "from_arrays",

@@ -9,7 +9,7 @@ from jaxkd.data._feed import Feed
 from jaxkd.data._random import check_seed, permutation
 
 
-class _Order:
+class Order:
     """An endless sequence of epochs, each a permutation of ``range(n)`` of its own."""
 
     def __init__(self, n: int, seed: int):
@@ -72,7 +72,7 @@ class Batches(Feed):
                 "examples, ask for no more"
             )
         self.seed = seed
-        self._order = _Order(len(examples), seed)
+        self._order = Order(len(examples), seed)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -108,7 +108,7 @@ class StackedBatches(Feed):
             process_count=first.process_count,
         )
         self.steps_per_epoch = first.steps_per_epoch
-        self._orders = [_Order(len(first.examples), first.seed + i) for i in range(n)]
+        self._orders = [Order(len(first.examples), first.seed + i) for i in range(n)]
 
     def _plan(self, start: int, length: int) -> dict[str, np.ndarray]:
         begin, end = start * self.batch_size, (start + length) * self.batch_size

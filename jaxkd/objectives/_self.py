@@ -70,7 +70,7 @@ def class_wise_self(temperature: Number = 4.0, weight: Number = 1.0) -> Objectiv
     """Class-wise self-knowledge distillation (CS-KD): two images of a class get the same prediction.
 
     The batch holds pairs: the example i of its first half and the example i of its second half, counted in the global
-    batch, are two examples of one class. The data pipeline makes them so.
+    batch, are two examples of one class. ``jaxkd.data.PairedBatches`` makes them so, drawn as in the published code.
 
       L = CE(first half) + weight T^2 KL(softmax(second half / T) || softmax(first half / T))
 
@@ -134,7 +134,7 @@ def _check_even(examples: int) -> None:
     if examples % 2:
         raise ValueError(
             f"class_wise_self: the batch has {examples} examples, and has to be pairs: the second half are partners "
-            "of the first, in order, each of the same class"
+            "of the first, in order, each of the same class (jaxkd.data.PairedBatches)"
         )
 
 

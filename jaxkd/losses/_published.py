@@ -383,7 +383,9 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
             temperature=0.8,
         ),
     ),
-    "fine_grained_imitation": (_at("COCO, Faster R-CNN", _PAPER, 0.01),),
+    "fine_grained_imitation": (
+        _at("Faster R-CNN, the default of the code", "twangnh/Distilling-Object-Detectors", 0.01),
+    ),
     "decoupled_feature": (
         _at(
             "VOC, Faster R-CNN, mean of the levels",

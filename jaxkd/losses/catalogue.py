@@ -172,4 +172,5 @@ _OBJECTIVES: Mapping[str, tuple[str, ...]] = {
     "correlation_congruence": ("correlation_congruence",),
     "contrastive_representation": ("crd",),
     "info_nce": ("crd",),
+    "focal_global": ("focal_global",),
 }

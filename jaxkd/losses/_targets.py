@@ -196,7 +196,7 @@ def binary_soft_label(
     """Soft labels for multi-label classification: each class is a binary decision of its own, by a sigmoid.
 
     L = sum_c KL(Bernoulli(sigmoid(t_c)) || Bernoulli(sigmoid(s_c))), the mean of which over examples is the MLD term of
-    L2D, published with weight 10 beside the asymmetric loss of the labels and its terms on embeddings. (That code
+    L2D, published with weight 10 beside the binary cross-entropy of the labels and its terms on embeddings. (That code
     clamps the probabilities at 1e-8, which changes nothing within logits of 18.) 0 with gradient 0 where the two agree.
 
     Args:

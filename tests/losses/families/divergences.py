@@ -22,6 +22,7 @@ CASES = (
     Case("total_variation", PAIR),
     Case("alpha_beta_divergence", PAIR),
     Case("alpha_beta_divergence", PAIR, {"alpha": 0.2, "beta": 0.7, "temperature": 2.0}),
+    Case("alpha_beta_divergence", PAIR, {"alpha": 0.03, "beta": 0.9}),
     Case("alpha_beta_divergence", PAIR, {"alpha": 1.2, "beta": -0.3}),
     Case("alpha_beta_divergence", PAIR, {"alpha": -0.2, "beta": 0.9}),
     Case("alpha_beta_divergence", PAIR, {"alpha": -0.4, "beta": 0.1}),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkd.networks._network import Batch, Network, Outputs, Variables
-from jaxkd.networks._taps import UnknownTapError
+from jaxkd.networks._side_by_side import side_by_side
 
 
 def ensemble(
@@ -48,9 +48,7 @@ def ensemble(
         raise ValueError(f"weights {weights}: give {len(networks)} numbers, one a member, none negative and not all 0")
     shares = shares / shares.sum()
 
-    def init(key: jax.Array, batch: Batch) -> Variables:
-        keys = jax.random.split(key, len(networks))
-        return _by_collection([member.init(k, batch) for member, k in zip(networks, keys, strict=True)])
+    members = side_by_side({str(number): network for number, network in enumerate(networks)})
 
     def apply(
         variables: Variables,
@@ -60,49 +58,10 @@ def ensemble(
         rng: jax.Array | None = None,
         taps: Sequence[str] = (),
     ) -> tuple[Outputs, Variables]:
-        asked = _by_member(taps, len(networks))
-        outputs, updates = [], []
-        for number, member in enumerate(networks):
-            own = {name: members[str(number)] for name, members in variables.items() if str(number) in members}
-            key = None if rng is None else jax.random.fold_in(rng, number)
-            try:
-                output, updated = member.apply(own, batch, train=train, rng=key, taps=asked[number])
-            except UnknownTapError as error:
-                raise UnknownTapError(f"member {number}: {error}") from error
-            outputs.append(output)
-            updates.append(updated)
-        logits = _combine([output.logits for output in outputs], combine, shares)
-        found = {
-            f"{number}/{tap}": value for number, output in enumerate(outputs) for tap, value in output.taps.items()
-        }
-        return Outputs(logits, found), _by_collection(updates)
+        outputs, updated = members.apply(variables, batch, train=train, rng=rng, taps=taps)
+        return outputs._replace(logits=_combine(list(outputs.logits.values()), combine, shares)), updated
 
-    roles = {
-        f"{number}/{role}": tuple(f"{number}/{path}" for path in paths)
-        for number, member in enumerate(networks)
-        for role, paths in member.roles.items()
-    }
-    return Network(init, apply, roles)
-
-
-def _by_collection(members: Sequence[Variables]) -> Variables:
-    """Puts the collections outside and the members' numbers inside."""
-    collections: dict[str, dict[str, object]] = {}
-    for number, variables in enumerate(members):
-        for name, values in variables.items():
-            collections.setdefault(name, {})[str(number)] = values
-    return collections
-
-
-def _by_member(taps: Sequence[str], members: int) -> list[list[str]]:
-    """Deals the taps out to the members they name."""
-    asked: list[list[str]] = [[] for _ in range(members)]
-    for tap in taps:
-        number, slash, path = tap.partition("/")
-        if not slash or number not in map(str, range(members)):
-            raise UnknownTapError(f'tap "{tap}" names no member: write "0/..." to "{members - 1}/..."')
-        asked[int(number)].append(path)
-    return asked
+    return members._replace(apply=apply)
 
 
 def _combine(logits: Sequence[jax.Array], combine: str, shares: np.ndarray) -> jax.Array:

@@ -9,6 +9,7 @@ An objective is built like an optax transformation, and objectives combine::
     )
 """
 
+from jaxkd.objectives._auxiliary import auxiliary_labels
 from jaxkd.objectives._calibration import semantic_calibration
 from jaxkd.objectives._combine import weighted_sum
 from jaxkd.objectives._common import Number, Schedule, mean_over_examples, without_padding
@@ -20,7 +21,7 @@ from jaxkd.objectives._factor import factor_transfer
 from jaxkd.objectives._focal_global import focal_global
 from jaxkd.objectives._generative import masked_generative
 from jaxkd.objectives._hint import hint
-from jaxkd.objectives._logits import distillation, hard_label, soft_label
+from jaxkd.objectives._logits import distillation, hard_label, peer_labels, soft_label
 from jaxkd.objectives._norm_and_direction import class_centers, norm_and_direction
 from jaxkd.objectives._objective import Deployment, Objective, Signals, Taps, Term
 from jaxkd.objectives._overhaul import overhaul
@@ -41,6 +42,7 @@ __all__ = [
     "Signals",
     "Taps",
     "Term",
+    "auxiliary_labels",
     "be_your_own_teacher",
     "class_centers",
     "class_wise_self",
@@ -58,6 +60,7 @@ __all__ = [
     "norm_and_direction",
     "orthogonal_projection",
     "overhaul",
+    "peer_labels",
     "progressive_self",
     "review",
     "semantic_calibration",

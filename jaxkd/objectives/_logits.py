@@ -95,3 +95,18 @@ def distillation(temperature: Number = 3.0, alpha: Number = 0.5) -> Objective:
         return 1 - jnp.asarray(value_at(alpha, step))
 
     return weighted_sum(hard=(one_minus_alpha, hard_label()), soft=(alpha, soft_label(temperature)))
+
+
+def peer_labels(temperature: Number = 3.0) -> Objective:
+    """What a peer learns from labels and from another peer: cross-entropy + T^2 KL(other || own), each of weight 1.
+
+    For ``learners.mutual``, where it is the loss of "Deep Mutual Learning". The paper has T = 1; with the T^2 of Hinton
+    et al. the weight of the soft part does not depend on the temperature.
+
+    Args:
+      temperature: T > 0 of the soft part: a number, a schedule of the step, or a traced array.
+
+    References:
+      Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", 2017, https://arxiv.org/abs/1706.00384
+    """
+    return weighted_sum(hard=(1.0, hard_label()), soft=(1.0, soft_label(temperature)))

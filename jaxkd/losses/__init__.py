@@ -4,7 +4,13 @@ Conventions:
   * Losses of examples return one value an example, ``[...]``, and reduce nothing else: take the mean yourself
     (``jnp.mean``), over valid examples only. Losses that relate the examples of a batch return a scalar and take
     ``axis_name``: when set, they gather the other devices' features, so that ``pmap`` and ``shard_map`` see the global
-    batch.
+    batch. Their gradient is the global batch's under both when written so, a ``pmean`` of it under one of them only::
+
+        params = jax.lax.pcast(params, axis_name, to="varying")  # each device differentiates its share
+        share, grads = jax.value_and_grad(lambda p: loss(p) / jax.lax.axis_size(axis_name))(params)
+        value, grads = jax.lax.psum((share, grads), axis_name)
+
+    Under ``jit`` there is nothing to do; on a mesh of explicit axes they bring the batch's features to every device.
   * ``where`` says which elements take part; what it masks changes no value and no gradient, be it NaN.
   * Everything is computed in at least float32, whatever comes in; float64 stays float64.
   * No gradient is stopped: a frozen teacher is the business of who differentiates.

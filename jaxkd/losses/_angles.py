@@ -93,11 +93,11 @@ def _cosines(x: jax.Array, anchors: jax.Array, valid: jax.Array | None) -> tuple
 
     [anchors, batch, batch] and [anchors, batch], 0 where a difference is a zero vector.
     """
-    differences = x - anchors[:, None]
+    differences = x[None] - anchors[:, None]
     squares = jnp.sum(jnp.square(differences), 2)
     apart = squares > 1e-24
     inverses = jnp.where(apart, jax.lax.rsqrt(jnp.where(apart, squares, 1)), 0)
     if valid is not None:
-        inverses *= valid
+        inverses *= valid[None]
     units = differences * inverses[:, :, None]
     return jnp.matmul(units, units.swapaxes(1, 2), precision="highest"), inverses

@@ -30,9 +30,10 @@ def global_batch(
     Raises ValueError for a global batch of fewer than ``least`` examples: there is nothing to relate.
     """
     check_batches(named, where)
-    arrays = [x.reshape(len(x), math.prod(x.shape[1:])) for x in at_least_float32(*(x for _, x in named))]
+    arrays = [_on_all_devices(x) for x in at_least_float32(*(x for _, x in named))]
+    arrays = [x.reshape(len(x), math.prod(x.shape[1:])) for x in arrays]
     if where is not None:
-        where = jnp.broadcast_to(where, arrays[0].shape[:1])
+        where = jnp.broadcast_to(_on_all_devices(jnp.asarray(where)), arrays[0].shape[:1])
     *arrays, where = gathered(axis_name, *arrays, where)
     if len(arrays[0]) < least:
         what, x = named[0]
@@ -43,14 +44,24 @@ def global_batch(
         )
     if where is None:
         return arrays, None, len(arrays[0])
-    where = jnp.asarray(where)
     selected = [jnp.where(where[:, None], x, 0) for x in arrays]
     return selected, where, jnp.maximum(jnp.sum(where), 1).astype(arrays[0].dtype)
 
 
+def _on_all_devices(x: jax.Array) -> jax.Array:
+    """The array, which on a mesh of explicit axes becomes whole on every device: there no product may relate shards.
+
+    On a mesh of automatic axes XLA moves by itself what it has to.
+    """
+    sharding = jax.typeof(x).sharding
+    if all(axes is None for axes in sharding.spec):
+        return x
+    return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec()))
+
+
 def pairs_of(where: jax.Array | None) -> jax.Array | None:
     """[batch, batch]: the pairs of examples that both take part."""
-    return None if where is None else where[:, None] & where
+    return None if where is None else where[:, None] & where[None]
 
 
 @jax.custom_jvp

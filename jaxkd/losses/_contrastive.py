@@ -104,6 +104,7 @@ def contrastive_representation(
     student, teacher, student_positive, teacher_positive, student_negatives, teacher_negatives = at_least_float32(
         *(student, teacher, student_positive, teacher_positive, student_negatives, teacher_negatives)
     )
+    temperature = jnp.asarray(temperature, student.dtype)
     count: ArrayLike = negatives[-2]
     if where is not None:
         where = jnp.broadcast_to(where, (*shape[:-1], negatives[-2]))
@@ -175,7 +176,7 @@ def info_nce(
     check_same_shape("features", student, teacher, "add a connector that brings the student's to the teacher's width")
     batch = [("student features", student), ("teacher features", teacher)]
     (student, teacher), where, _ = global_batch(batch, where, axis_name)
-    scores = _cosines(student, teacher) / temperature
+    scores = _cosines(student, teacher) / jnp.asarray(temperature, student.dtype)
     return masked_mean(-jnp.diagonal(log_softmax(scores, 1, where)), where, 0)
 
 
@@ -237,8 +238,10 @@ def clip_affinity(
         *(("teacher image embeddings", teacher_image), ("teacher text embeddings", teacher_text)),
     ]
     arrays, where, _ = global_batch(batch, where, axis_name)
-    student = jnp.asarray(student_scale) * _cosines(*arrays[:2])
-    teacher = jnp.asarray(teacher_scale) * _cosines(*arrays[2:])
+    student, teacher = (
+        _cosines(image, text) * jnp.asarray(scale, image.dtype)
+        for image, text, scale in ((*arrays[:2], student_scale), (*arrays[2:], teacher_scale))
+    )
     pairs = pairs_of(where)
 
     def one_way(axis: int) -> jax.Array:

@@ -21,7 +21,8 @@ def masked_mean(x: jax.Array, where: Where, axis: Axis, keepdims: bool = False) 
     if where is None:
         return jnp.mean(x, axis, keepdims=keepdims)
     count = jnp.sum(jnp.broadcast_to(where, x.shape), axis, keepdims=keepdims)
-    return masked_sum(x, where, axis, keepdims) / jnp.maximum(count, 1)
+    total = masked_sum(x, where, axis, keepdims)
+    return total / jnp.maximum(count, 1).astype(total.dtype)
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:

@@ -70,7 +70,7 @@ def _distances(x: jax.Array, where: jax.Array | None) -> jax.Array:
     if where is not None:
         x = jnp.where(where[:, None], x, 0)
     squares = jnp.sum(jnp.square(x), 1)
-    sums = squares[:, None] + squares
+    sums = squares[:, None] + squares[None]
     squared = sums - 2 * gram(x)
     resolution = jnp.finfo(x.dtype).eps * max(8.0, x.shape[1] ** 0.5)
     return safe_sqrt(jnp.where((squared > resolution * sums) & ~jnp.eye(len(x), dtype=bool), squared, 0))

@@ -1,13 +1,13 @@
 """Relations kept as matrices: similarities, correlations and probabilities of the examples of a batch."""
 
-import math
+import operator
 
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number
 from jaxkd.losses._arguments import ArrayLike, Where, check_same_shape, check_variant
 from jaxkd.losses._batch import global_batch, gram, pairs_of
+from jaxkd.losses._maps import check_positive_scalar
 from jaxkd.losses._numerics import l2_normalize, masked_mean, masked_sum, safe_norm, safe_sqrt
 
 
@@ -65,7 +65,7 @@ def correlation_congruence(
     teacher: ArrayLike,
     *,
     variant: str = "adjacent",
-    gamma: float = 0.4,
+    gamma: ArrayLike = 0.4,
     order: int = 2,
     where: Where = None,
     axis_name: str | None = None,
@@ -88,7 +88,7 @@ def correlation_congruence(
       student: embeddings [batch, ...], flattened.
       teacher: embeddings [batch, ...], the same shape; for the kernels the width may differ.
       variant: ``"adjacent"``, ``"kernel"`` or ``"kernel_norm"``.
-      gamma: of the kernels, above 0.
+      gamma: of the kernels, a scalar above 0.
       order: of the kernels, the highest power, at least 1.
       where: bool [batch], the examples that take part; those on both sides of a masked one become adjacent.
       axis_name: of a mapped axis, whose devices then share one batch.
@@ -104,9 +104,8 @@ def correlation_congruence(
       Peng et al., "Correlation Congruence for Knowledge Distillation", 2019, https://arxiv.org/abs/1904.01802
     """
     check_variant(variant, ("adjacent", "kernel", "kernel_norm"))
-    check_number("gamma", gamma, above=0)
-    if not isinstance(order, int) or order < 1:
-        raise ValueError(f"order is {order}: it has to be a whole number, 1 or more")
+    check_positive_scalar("gamma", gamma)
+    order = _whole_order(order)
     if variant == "adjacent":
         check_same_shape("embeddings", student, teacher, "embed both in one space first")
     batch = [("student embeddings", student), ("teacher embeddings", teacher)]
@@ -126,12 +125,23 @@ def correlation_congruence(
     return (squared if variant == "kernel" else safe_sqrt(squared)) / count**2
 
 
-def _kernel(products: jax.Array, gamma: float, order: int) -> jax.Array:
+def _whole_order(order: int) -> int:
+    try:
+        whole = operator.index(order)
+    except TypeError:
+        whole = 0
+    if whole < 1:
+        raise ValueError(f"order is {order}: it has to be a whole number, 1 or more")
+    return whole
+
+
+def _kernel(products: jax.Array, gamma: ArrayLike, order: int) -> jax.Array:
     """The series of the Gaussian kernel of vectors of length 1, given their products, by Horner's rule."""
+    gamma = jnp.asarray(gamma, products.dtype)
     series = jnp.ones_like(products)
     for p in range(order, 0, -1):
         series = 1 + 2 * gamma / p * products * series
-    return math.exp(-2 * gamma) * series
+    return jnp.exp(-2 * gamma) * series
 
 
 def probabilistic_transfer(

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxkd import losses
 from jaxkd.losses._batch import gram
@@ -210,6 +212,100 @@ def test_clip_is_two_kls_and_follows_its_scales():
     np.testing.assert_allclose(slopes[0](3.0), slopes[1](3.0), rtol=1e-4)
 
 
+RELATIONS = {
+    "relational_distance": {},
+    "relational_angle": {},
+    "similarity_preserving": {},
+    "correlation_congruence": {"variant": "kernel"},
+    "probabilistic_transfer": {},
+    "info_nce": {},
+    "clip_affinity": {"student_scale": 3.0, "teacher_scale": 5.0},
+}
+
+
+def relation(name, **more):
+    """The loss of two batches, and where it takes texts, of the same texts."""
+
+    def loss(student, teacher, texts):
+        between = (texts, teacher, texts) if name == "clip_affinity" else (teacher,)
+        return getattr(losses, name)(student, *between, **RELATIONS[name], **more)
+
+    return loss
+
+
+@pytest.mark.parametrize("mapped", ["shard_map", "pmap"])
+@pytest.mark.parametrize("name", ["relational_distance", "relational_angle", "clip_affinity"])
+def test_gradient_over_devices_as_the_library_documents_it(name, mapped):
+    """As ``jaxkd.losses`` says it: value and gradient of replicated parameters are those of the global batch."""
+    student, teacher, texts, weights = features((8, 5), (8, 5), (8, 5), (5, 5))
+    expected = jax.value_and_grad(lambda w: relation(name)(student @ w, teacher, texts))(weights)
+
+    def local(params, student, teacher, texts):
+        params = jax.lax.pcast(params, "d", to="varying")
+        loss = relation(name, axis_name="d")
+        share, grads = jax.value_and_grad(lambda p: loss(student @ p, teacher, texts) / jax.lax.axis_size("d"))(params)
+        return jax.lax.psum((share, grads), "d")
+
+    if mapped == "shard_map":
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("d",))
+        step = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P("d"), P("d"), P("d")), out_specs=P()))
+        value, grads = step(weights, student, teacher, texts)
+    else:
+        split = (x.reshape(2, 4, 5) for x in (student, teacher, texts))
+        value, grads = (x[0] for x in jax.pmap(local, "d", in_axes=(None, 0, 0, 0))(weights, *split))
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(grads, expected[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", RELATIONS)
+def test_mesh_of_explicit_axes(name, masked):
+    """What ``jax.make_mesh`` makes by default: shards of it relate to each other only where someone moves them."""
+    arrays = features((8, 5), (8, 5), (8, 5))
+    loss = relation(name, where=np.arange(8) < 6 if masked else None)
+    expected = jax.value_and_grad(loss)(*arrays)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    placed = jax.device_put(arrays, NamedSharding(mesh, P("data")))
+    value, grads = jax.jit(jax.value_and_grad(loss))(*placed)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(grads, expected[1], rtol=1e-4, atol=1e-6)
+    assert jax.typeof(grads).sharding.spec == P("data", None)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", RELATIONS)
+def test_nothing_is_promoted_by_the_way(name, masked):
+    where = np.arange(4) < 3 if masked else None
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        assert relation(name, where=where)(*features((4, 5), (4, 5), (4, 5))).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_numbers_of_numpy_do_not_make_float64(dtype):
+    number = np.float64(0.5)
+    with jax.enable_x64(True):
+        x, y = (jnp.asarray(v, dtype) for v in features((4, 5), (4, 5)))
+        keys = (jnp.asarray(v, dtype) for v in features((3, 5), (3, 5)))
+        values = (
+            losses.correlation_congruence(x, y, variant="kernel", gamma=number),
+            losses.info_nce(x, y, number),
+            losses.clip_affinity(x, y, x, y, student_scale=number, teacher_scale=number),
+            losses.contrastive_representation(x, y, *keys, **{**CRD, "temperature": number}),
+        )
+    assert {value.dtype for value in values} == {jnp.dtype(jnp.float32)}
+
+
+def test_kernel_of_a_traced_gamma_and_a_numpy_order():
+    x, y = features((4, 5), (4, 5))
+
+    def loss(gamma, order=2):
+        return losses.correlation_congruence(x, y, variant="kernel", gamma=gamma, order=order)
+
+    np.testing.assert_allclose(jax.jit(loss)(0.4), loss(0.4), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(loss)(0.4), (loss(0.401) - loss(0.399)) / 0.002, rtol=1e-2)
+    np.testing.assert_allclose(loss(0.4, np.int64(3)), loss(0.4, 3))
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -222,7 +318,9 @@ def test_clip_is_two_kls_and_follows_its_scales():
         (lambda: losses.similarity_preserving(*features((4, 5), (4, 5)), variant="l3"), "l1_rows"),
         (lambda: losses.correlation_congruence(*features((4, 5), (4, 6))), r"\[4,5\].*\[4,6\]"),
         (lambda: losses.correlation_congruence(*features((4, 5), (4, 5)), variant="kernel", gamma=0.0), "gamma"),
+        (lambda: losses.correlation_congruence(*features((4, 5), (4, 5)), variant="kernel", gamma=np.ones(4)), "gamma"),
         (lambda: losses.correlation_congruence(*features((4, 5), (4, 5)), order=1.5), "order is 1.5"),
+        (lambda: losses.correlation_congruence(*features((4, 5), (4, 5)), order=np.int64(0)), "order is 0"),
         (lambda: losses.info_nce(*features((4, 5), (4, 6))), r"\[4,5\].*\[4,6\]"),
         (lambda: losses.info_nce(*features((4, 5), (4, 5)), 0.0), "temperature"),
         (lambda: losses.info_nce(*features((4, 5), (4, 5)), np.ones(4)), r"temperature \[4\].*scalar"),

@@ -5,10 +5,11 @@ channels are. A position is one place on all spatial axes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, check_axis, check_floating, check_same_shape, check_where
@@ -35,11 +36,18 @@ def check_map(what: str, x: ArrayLike, axis: int) -> None:
         )
 
 
-def check_same_maps(student: ArrayLike, teacher: ArrayLike, axis: int, where: Where) -> None:
-    """Raises ValueError unless both are maps of one shape that ``where`` fits."""
-    check_map("student map", student, axis)
-    check_map("teacher map", teacher, axis)
-    check_same_shape("map", student, teacher, "add a connector that brings the student's to the teacher's shape")
+def check_same_maps(
+    student: ArrayLike,
+    teacher: ArrayLike,
+    axis: int,
+    where: Where,
+    what: str = "map",
+    cure: str = "add a connector that brings the student's to the teacher's shape",
+) -> None:
+    """Raises ValueError unless both are maps of one shape that ``where`` fits. ``what`` they are called in errors."""
+    check_map(f"student {what}", student, axis)
+    check_map(f"teacher {what}", teacher, axis)
+    check_same_shape(what, student, teacher, cure)
     check_positions_mask(student, axis, where)
 
 
@@ -73,7 +81,31 @@ def check_channels(what: str, of_channels: ArrayLike, x: ArrayLike, axis: int) -
 
 def check_positions_mask(x: ArrayLike, axis: int, where: Where) -> None:
     """Raises ValueError unless ``where`` fits the positions of the map."""
-    check_where(where, (jnp.shape(x)[0], *spatial_shape(x, axis)), "examples and positions")
+    check_mask(where, (jnp.shape(x)[0], *spatial_shape(x, axis)), "positions")
+
+
+def check_mask(where: Where, shape: Sequence[int], over: str) -> None:
+    """Raises ValueError unless ``where`` broadcasts to ``shape``, that of what ``over`` names, with as many axes.
+
+    With fewer, NumPy's rules would take flags of the examples for flags of the last axis, wherever sizes agree.
+    """
+    if where is not None and jnp.ndim(where) != len(shape):
+        axes = "".join(", None" for _ in shape[1:])
+        cure = f": flags of whole examples are where[:{axes}]" if jnp.ndim(where) == 1 else ""
+        raise ValueError(
+            f"where {shape_of(where)}, {over} [{','.join(map(str, shape))}]: it has to have as many axes, of size 1 "
+            f"where a flag is shared{cure}"
+        )
+    check_where(where, shape, over)
+
+
+def of_examples(where: Where, x: ArrayLike, axis: int) -> Where:
+    """Flags of examples, [batch], as flags of all their positions; those of positions as they are, if they fit."""
+    if where is None or jnp.ndim(where) != 1:
+        check_positions_mask(x, axis, where)
+        return where
+    check_where(where, jnp.shape(x)[:1], "examples")
+    return jnp.reshape(where, (-1, *(1 for _ in spatial_axes(x, axis))))
 
 
 def check_many_positions(student: ArrayLike, teacher: ArrayLike, axis: int) -> None:
@@ -128,9 +160,9 @@ def flattened(x: jax.Array, axis: int) -> tuple[jax.Array, int]:
     return x.reshape(x.shape[0], -1, x.shape[-1]), 1
 
 
-def products(x: jax.Array, y: jax.Array, over: int) -> jax.Array:
-    """Of two batches of matrices, the products of all rows or columns: summed over axis ``over``."""
-    return jax.lax.dot_general(x, y, (((over,), (over,)), ((0,), (0,))), precision="highest")
+def products(x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
+    """Of two batches of matrices, the products of all rows or columns: summed over ``axis``."""
+    return jax.lax.dot_general(x, y, (((axis,), (axis,)), ((0,), (0,))), precision="highest")
 
 
 def adaptive_average_pool(x: jax.Array, axes: tuple[int, ...], sizes: tuple[int, ...]) -> jax.Array:
@@ -150,17 +182,17 @@ def adaptive_average_pool(x: jax.Array, axes: tuple[int, ...], sizes: tuple[int,
                 split.append(n // wanted[a])
         return jnp.mean(x.reshape(split), tuple(inner)) if inner else x
     for a, l in zip(axes, sizes, strict=True):
-        x = jnp.moveaxis(jnp.tensordot(x, _bins(x.shape[a], l, x.dtype), (a, 0), precision="highest"), -1, a)
+        weights = jnp.asarray(adaptive_bins(x.shape[a], l).T, x.dtype)
+        x = jnp.moveaxis(jnp.tensordot(x, weights, (a, 0), precision="highest"), -1, a)
     return x
 
 
-def _bins(n: int, l: int, dtype: jnp.dtype) -> jax.Array:
-    """The weights [n, l] of adaptive average pooling."""
-    first = [i * n // l for i in range(l)]
-    end = [-(-(i + 1) * n // l) for i in range(l)]
-    return jnp.array(
-        [[1 / (end[i] - first[i]) if first[i] <= j < end[i] else 0 for i in range(l)] for j in range(n)], dtype
-    )
+def adaptive_bins(n: int, l: int) -> np.ndarray:
+    """The weights [l, n] of ``adaptive_average_pool``: of n elements, the mean over each of l bins."""
+    edges = np.arange(l + 1) * n
+    at = np.arange(n)
+    inside = (at >= edges[:-1, None] // l) & (at < -(-edges[1:, None] // l))
+    return inside / np.sum(inside, 1, keepdims=True)
 
 
 def pooled_alike(student: jax.Array, teacher: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

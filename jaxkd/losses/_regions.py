@@ -10,7 +10,7 @@ import numpy as np
 from jaxkd._checks import shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_labels
 from jaxkd.losses._decoupled import decoupled_kd
-from jaxkd.losses._maps import check_map
+from jaxkd.losses._maps import adaptive_bins, check_map
 from jaxkd.losses._own_class import OwnClass
 from jaxkd.losses._pairs import logit_pair
 
@@ -119,12 +119,4 @@ def scale_decoupled_kd(
 
 def _cells(positions: int, finest: int, grid: int) -> np.ndarray:
     """[grid, positions]: the mean over each cell of a grid, as one of the cells of the finest grid."""
-    return _adaptive(finest, grid) @ _adaptive(positions, finest)
-
-
-def _adaptive(positions: int, cells: int) -> np.ndarray:
-    """[cells, positions]: the mean over each of the cells, rounded outwards to whole positions."""
-    edges = np.arange(cells + 1) * positions
-    at = np.arange(positions)
-    inside = (at >= edges[:-1, None] // cells) & (at < -(-edges[1:, None] // cells))
-    return inside / np.sum(inside, 1, keepdims=True)
+    return adaptive_bins(finest, grid) @ adaptive_bins(positions, finest)

@@ -34,7 +34,8 @@ def attention_map(features: ArrayLike, *, variant: str = "code", axis: int = -1,
       features: a map [batch, *spatial, channels] of at least two positions.
       variant: see above.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part; the others get 0.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part; the
+        others get 0.
 
     Returns:
       The maps [batch, *spatial], at least float32, in [0, 1]. A map of zeros stays one.
@@ -66,8 +67,8 @@ def attention_transfer(
       * ``variant="code"``: the mean over positions of (A_s - A_t)^2; the mean over the batch is the loss of the
         authors' code and of all that took it over. Published weight 1000 for every pair of layers, beside a
         cross-entropy of weight 1 (CIFAR-10 and ImageNet, authors'; CIFAR-100, three pairs, RepDistiller);
-      * ``variant="paper"``: ||A_s - A_t||_2, as printed, where half the weight goes with it (0.1 or so for the weight:
-        1000 over the number of positions and the batch size);
+      * ``variant="paper"``: ||A_s - A_t||_2, as printed. The paper's weight is b / 2, of the sum over the batch, with
+        b = 1000 / (positions x batch size), which it puts at about 0.1;
       * ``variant="sum"``: the mean of ``"code"``, of maps that add up to 1.
 
     Channels may differ. Where the sizes do, the larger features are averaged to the smaller size, by torch's adaptive
@@ -78,8 +79,8 @@ def attention_transfer(
       teacher: a map of the same batch, of the same size or pooled to it; the channels are its own.
       variant: see above.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part, in maps and mean; for maps of one
-        size only. An example with fewer than two gives 0.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part, in maps
+        and mean; for maps of one size only. An example with fewer than two gives 0.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, 2]; 0 where the attention maps agree.

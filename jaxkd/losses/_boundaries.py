@@ -33,7 +33,7 @@ def activation_boundary(
       teacher: the teacher's map before the ReLU, of the same shape. Its gradient is 0.
       margin: m > 0, a scalar.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that are summed.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that are summed.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, inf). Not 0 at equality: 0 where all |s| >= m and the
@@ -74,7 +74,7 @@ def overhaul(
       teacher: the teacher's map before the ReLU, of the same shape.
       margin: m, [channels], in (-inf, 0].
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that are summed.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that are summed.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, inf).

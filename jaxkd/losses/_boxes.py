@@ -1,9 +1,8 @@
 """Distillation of a detector's boxes: their coordinates, and distributions of their sides."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxkd._checks import shape_of
@@ -15,14 +14,20 @@ from jaxkd.losses._arguments import (
     check_floating,
     check_same_shape,
     check_variant,
-    check_where,
 )
 from jaxkd.losses._kl import kl_of_logits
 from jaxkd.losses._locations import absolute, check_weights, over_locations
-from jaxkd.losses._maps import check_positive_scalar, check_same_maps, mask_of, selected, spatial_shape
+from jaxkd.losses._maps import (
+    check_mask,
+    check_positive_scalar,
+    check_same_maps,
+    mask_of,
+    selected,
+    spatial_shape,
+)
 
-EPS = 1e-6
-"""The least area that anything is divided by."""
+EPS = 1e-18
+"""The least share of the hull's area that anything is divided by. Its square is a normal float32, for the gradient."""
 
 
 def box_distillation(
@@ -38,10 +43,12 @@ def box_distillation(
     """Boxes of the student against those of the teacher, at the same locations or matched.
 
     L = sum over locations of weight d(student, teacher) / normaliser. A weight, such as the teacher's largest class
-    probability, lets confident boxes count. Zero, with gradient zero, at equal boxes of positive area.
+    probability, lets confident boxes count. Zero, with gradient zero, at equal boxes; for "iou" and "giou" of positive
+    area, whatever unit it is in.
 
     Variants, d:
-      * "giou" (default): 1 - IoU + (area of the hull - area of the union) / area of the hull; in [0, 2].
+      * "giou" (default): 1 - IoU + (area of the hull - area of the union) / area of the hull; in [0, 2] but for
+        rounding.
       * "iou": 1 - IoU, in [0, 1], without a gradient where the boxes are apart.
       * "l1": sum over the four coordinates of |s - t|.
       * "smooth_l1": sum over them of (s - t)^2 / 2 where |s - t| < 1, of |s - t| - 1/2 elsewhere.
@@ -52,21 +59,23 @@ def box_distillation(
     pyramid and at least 1, / its images; the code leaves out levels without any.
 
     Args:
-      student: boxes [batch, *locations, 4]. For "iou" and "giou" corners (x1, y1, x2, y2), x1 <= x2, y1 <= y2.
+      student: boxes [batch, *locations, 4]. For "iou" and "giou" corners (x1, y1, x2, y2), x1 <= x2, y1 <= y2; what is
+        traced and has them the other way round counts as without area.
       teacher: boxes of the same shape.
       variant: "giou", "iou", "l1" or "smooth_l1".
       weights: [batch, *locations], at least 0; 1 where not given. No gradient goes through them, as in the code.
       normalizer: a number, or one an image, above 0: what the sum is divided by. By default the sum of the weights.
       axis: the axis of the coordinates.
-      where: bool, broadcastable to [batch, *locations]: the locations that take part.
+      where: bool, of as many axes as [batch, *locations] and broadcastable to it: the locations that take part.
 
     Returns:
-      The loss of each image, [batch], at least float32, in [0, inf). 0 where nothing takes part, or the weights' sum
-      is 0.
+      The loss of each image, [batch], at least float32, in [0, inf), and in d's range without a ``normalizer``. 0 where
+      nothing takes part, or the weights' sum is 0.
 
     Raises:
       ValueError: if the shapes differ, the axis has not four coordinates, ``weights``, ``normalizer``, ``where`` or
-        ``variant`` does not fit, boxes are no floats, or a weight or a normaliser is known and out of its range.
+        ``variant`` does not fit, boxes are no floats, a weight or a normaliser is known and out of its range, or the
+        corners of "iou" and "giou" are known and out of order.
 
     References:
       Yang et al., "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection", 2023,
@@ -75,10 +84,13 @@ def box_distillation(
       https://arxiv.org/abs/1902.09630
     """
     check_variant(variant, ("giou", "iou", "l1", "smooth_l1"))
-    check_same_maps(student, teacher, axis, where)
+    check_same_maps(student, teacher, axis, where, "boxes", "match them first, one box of each for a location")
     if jnp.shape(student)[axis] != 4:
         raise ValueError(f"boxes {shape_of(student)}: axis {axis} has to hold four coordinates, give it as axis=")
     check_weights(weights, normalizer, (jnp.shape(student)[0], *spatial_shape(student, axis)))
+    if variant in ("iou", "giou"):
+        for whose, boxes in (("student", student), ("teacher", teacher)):
+            _check_corners(whose, boxes, axis, where)
     student, teacher = at_least_float32(student, teacher)
     student, teacher = selected(mask_of(where, student, axis), student, teacher)
     if variant == "l1":
@@ -107,28 +119,31 @@ def localization_kl(
     Variants:
       * "normalized" (default): sum of weight x that over the locations / sum of the weights.
       * "code": the mean over the bins instead of the sum, and no division by the weights: the value grows with the
-        number of positives. The published weight is 0.25, and its *sum* over the batch is the code's value. That has 2
-        images on a device and the mean over devices: with the mean over images the weight is 0.5.
+        number of positives. The published weights go with it, 0.5 for the mean over the images: the code has 0.25 and
+        their sum, of 2 images on a device, and the mean over devices.
 
     The code's weights are max over classes of sigmoid(student's class logit) at the positives, ``where``. Its second
-    term, on valuable regions, has the location's IoU as weight and a 4 times smaller weight of the term, 0.0625. Both
-    are added over levels, beside the detector's own terms with their weights.
+    term, on valuable regions, has the location's IoU as weight and a 4 times smaller weight of the term, 0.125 (0.0625
+    of the sum). Both are added over levels, beside the detector's own terms with their weights. For "normalized" no
+    weight was published; what 0.5 is for "code" is 0.5 / bins times the sum of an image's weights for it, which
+    changes with the number of positives.
 
     Args:
-      student: logits [batch, *locations, sides, bins], 4 sides.
+      student: logits [batch, *locations, 4, bins], of the 4 sides; reshape a head's [..., 4 * bins] to that.
       teacher: logits of the same shape.
       temperature: T > 0.
       weights: [batch, *locations], at least 0; 1 where not given. No gradient goes through them, as in the code.
       variant: "normalized" or "code".
       axis: the axis of the bins; the sides are on the last of the others.
-      where: bool, broadcastable to [batch, *locations]: the locations that take part.
+      where: bool, of as many axes as [batch, *locations] and broadcastable to it: the locations that take part.
 
     Returns:
       The loss of each image, [batch], at least float32, in [0, inf). 0 where nothing takes part.
 
     Raises:
-      ValueError: if the shapes differ or have fewer than three axes, ``axis``, ``weights``, ``where`` or ``variant``
-        does not fit, logits are no floats, there is one bin, or ``temperature`` is no scalar or known and not above 0.
+      ValueError: if the shapes differ, have fewer than three axes or not 4 sides, ``axis``, ``weights``, ``where`` or
+        ``variant`` does not fit, logits are no floats, there is one bin, or ``temperature`` is no scalar or known and
+        not above 0.
 
     References:
       Zheng et al., "Localization Distillation for Dense Object Detection", 2021, https://arxiv.org/abs/2102.12252
@@ -141,12 +156,17 @@ def localization_kl(
     check_axis("logits", student, axis)
     axis = axis % jnp.ndim(student)
     if jnp.ndim(student) < 3 or axis == 0:
-        raise ValueError(f"logits {shape_of(student)}: they have to be [batch, *locations, sides, bins]")
+        raise ValueError(f"logits {shape_of(student)}: they have to be [batch, *locations, 4, bins]")
     bins = jnp.shape(student)[axis]
     if bins < 2:
         raise ValueError(f"logits {shape_of(student)}: one bin is no distribution, axis= says where the bins are")
     others = [n for i, n in enumerate(jnp.shape(student)) if i != axis]
-    check_where(where, others[:-1], "images and locations")
+    if others[-1] != 4:
+        raise ValueError(
+            f"logits {shape_of(student)} with bins on axis {axis} are of {others[-1]} sides: they have to be "
+            "[batch, *locations, 4, bins], reshape a head's [..., 4 * bins] to [..., 4, bins]"
+        )
+    check_mask(where, others[:-1], "locations")
     check_weights(weights, None, others[:-1])
     student, teacher = at_least_float32(student, teacher)
     if where is not None:
@@ -164,17 +184,20 @@ def _overlap_distance(student: jax.Array, teacher: jax.Array, axis: int, general
     (least_first, least_last), (most_first, most_last) = (
         jnp.split(extreme(student, teacher), 2, axis) for extreme in (jnp.minimum, jnp.maximum)
     )
-    shared = _area(jnp.concatenate([most_first, least_last], axis), axis, jax.nn.relu)
-    union = _at_least_eps(_area(student, axis) + _area(teacher, axis) - shared)
+    # In the unit of the hull, for each axis of the image: neither value depends on it, nor do their gradients.
+    unit = jax.lax.stop_gradient(most_last - least_first)
+    unit = jnp.where(unit > jnp.finfo(unit.dtype).tiny, unit, 1)
+    shared = _area(jnp.concatenate([most_first, least_last], axis), axis, unit)
+    union = _at_least_eps(_area(student, axis, unit) + _area(teacher, axis, unit) - shared)
     if not generalized:
         return 1 - shared / union
-    hull = _at_least_eps(_area(jnp.concatenate([least_first, most_last], axis), axis))
+    hull = _at_least_eps(_area(jnp.concatenate([least_first, most_last], axis), axis, unit))
     return 2 - shared / union - union / hull
 
 
-def _area(boxes: jax.Array, axis: int, of_sides: Callable[[jax.Array], jax.Array] = lambda sides: sides) -> jax.Array:
+def _area(boxes: jax.Array, axis: int, unit: jax.Array) -> jax.Array:
     first, last = jnp.split(boxes, 2, axis)
-    sides = of_sides(last - first)
+    sides = jax.nn.relu(last - first) / unit
     width, height = (jax.lax.index_in_dim(sides, i, axis, keepdims=False) for i in (0, 1))
     return width * height
 
@@ -182,3 +205,16 @@ def _area(boxes: jax.Array, axis: int, of_sides: Callable[[jax.Array], jax.Array
 def _at_least_eps(x: jax.Array) -> jax.Array:
     # Not jnp.maximum, whose gradient looks for ties.
     return jnp.where(x > EPS, x, EPS)
+
+
+def _check_corners(whose: str, boxes: ArrayLike, axis: int, where: Where) -> None:
+    """Raises ValueError if boxes that take part are known, and their first corner is not the smaller one."""
+    if isinstance(boxes, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
+        return
+    first, last = np.split(np.asarray(boxes), 2, axis)
+    wrong = np.any(first > last, axis)
+    if np.any(wrong if where is None else wrong & np.asarray(where)):
+        raise ValueError(
+            f"{whose} boxes {shape_of(boxes)} have corners out of order: they have to be (x1, y1, x2, y2), x1 <= x2, "
+            "y1 <= y2, so convert what is (centre, size)"
+        )

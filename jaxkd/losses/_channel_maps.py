@@ -14,6 +14,7 @@ from jaxkd.losses._maps import (
     check_same_maps,
     flattened,
     mask_of,
+    products,
     selected,
     spatial_axes,
     spatial_shape,
@@ -40,7 +41,8 @@ def inter_channel_correlation(
       teacher: maps with as many channels; their spatial size may differ.
       variant: ``"cifar"`` or ``"imagenet"``.
       axis: the axis of the channels (1 for channels-first).
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part. It has to fit both maps.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part. It has to
+        fit both maps.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, 4]. 0 where all is masked.
@@ -91,7 +93,8 @@ def class_activation(
       teacher: maps of the same shape.
       variant: ``"normalized"`` or ``"raw"``.
       axis: the axis of the classes (1 for channels-first).
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part, in norm and mean.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part, in norm
+        and mean.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, inf), ``"normalized"`` in [0, 4]. 0 where all is
@@ -109,19 +112,19 @@ def class_activation(
     if variant == "normalized":
         check_many_positions(student, teacher, axis)
     student, teacher = at_least_float32(student, teacher)
-    over = spatial_axes(student, axis)
+    positions = spatial_axes(student, axis)
     count: ArrayLike = math.prod(spatial_shape(student, axis))
     mask = mask_of(where, student, axis)
     maps = selected(mask, student, teacher)
     if mask is not None:
-        count = jnp.maximum(jnp.sum(mask, (*over, axis)), 1)
+        count = jnp.maximum(jnp.sum(mask, (*positions, axis)), 1)
     if variant == "normalized":
-        maps = [l2_normalize(x, over) for x in maps]
-    return jnp.sum(jnp.square(maps[0] - maps[1]), (*over, axis)) / (student.shape[axis] * count)
+        maps = [l2_normalize(x, positions) for x in maps]
+    return jnp.sum(jnp.square(maps[0] - maps[1]), (*positions, axis)) / (student.shape[axis] * count)
 
 
 def _normalized_gram(x: jax.Array, axis: int, where: Where) -> jax.Array:
     """[batch, channels, channels]: products of channels summed over the positions, with rows of norm 1."""
     (x,) = selected(mask_of(where, x, axis), x)
-    x, over = flattened(x, axis)
-    return l2_normalize(jax.lax.dot_general(x, x, (((over,), (over,)), ((0,), (0,))), precision="highest"), -1)
+    x, positions = flattened(x, axis)
+    return l2_normalize(products(x, x, positions), -1)

@@ -13,14 +13,12 @@ from jaxkd.losses._arguments import (
     ArrayLike,
     Where,
     at_least_float32,
-    check_axis,
-    check_floating,
     check_same_shape,
     check_variant,
-    check_where,
 )
 from jaxkd.losses._batch import global_batch, gram
 from jaxkd.losses._embeddings import cosine_embedding
+from jaxkd.losses._maps import check_same_maps, mask_of, of_examples, selected, spatial_axes
 from jaxkd.losses._numerics import gathered, masked_mean, safe_sqrt
 
 
@@ -59,55 +57,33 @@ def pearson_feature(
       Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient", 2022,
       https://arxiv.org/abs/2207.02039
     """
-    check_floating("student maps", student)
-    check_floating("teacher maps", teacher)
-    check_same_shape("maps", student, teacher, "resize one, or add a connector, that they have one shape")
-    check_axis("maps", student, axis)
-    shape, axis = jnp.shape(student), axis % jnp.ndim(student)
-    if axis == 0:
-        raise ValueError(f"axis 0 of maps {shape_of(student)} is that of the batch: give the axis of the channels")
-    where = _positions(where, student, axis)
+    check_same_maps(student, teacher, axis, None, cure="resize one, or add a connector, that they have one shape")
+    where = of_examples(where, student, axis)
     student, teacher = at_least_float32(student, teacher)
-    reduced = tuple(i for i in range(len(shape)) if i != axis)
+    reduced = (0, *spatial_axes(student, axis))
+    mask = mask_of(where, student, axis)
+    student, teacher = selected(mask, student, teacher)
 
     def total(x: jax.Array) -> jax.Array:
         """Of the global batch. Gathered sums, and not a psum: their gradient is that of gathered features."""
         sums = jnp.sum(x, reduced, keepdims=True)
         return sums if axis_name is None else jnp.sum(gathered(axis_name, sums)[0], 0, keepdims=True)
 
-    size = math.prod(shape[i] for i in reduced) * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    size = math.prod(student.shape[i] for i in reduced) * (1 if axis_name is None else jax.lax.axis_size(axis_name))
     if size == 1:
-        raise ValueError(f"maps {shape_of(student)}: one example of one position has no correlation; give more")
+        raise ValueError(f"map {shape_of(student)}: one example of one position has no correlation; give more")
     count: ArrayLike = size
     degrees: ArrayLike = size - 1
-    if where is not None:
-        student, teacher = (jnp.where(where, x, 0) for x in (student, teacher))
-        taking_part = total(where.astype(student.dtype))
+    if mask is not None:
+        taking_part = total(mask.astype(student.dtype))
         degrees, count = jnp.maximum(taking_part - 1, 1), jnp.maximum(taking_part, 1)
 
     def standardized(x: jax.Array) -> jax.Array:
-        x = x - total(x) / count
-        if where is not None:
-            x = jnp.where(where, x, 0)
+        (x,) = selected(mask, x - total(x) / count)
         return x / (safe_sqrt(total(jnp.square(x)) / degrees) + 1e-6)
 
     squares = total(jnp.square(standardized(student) - standardized(teacher)))
     return 0.5 * jnp.mean(squares / count)
-
-
-def _positions(where: Where, maps: ArrayLike, axis: int) -> jax.Array | None:
-    """The mask of examples or positions with as many axes as the maps, 1 channel."""
-    if where is None:
-        return None
-    shape = list(jnp.shape(maps))
-    del shape[axis]
-    if jnp.ndim(where) == 1:
-        check_where(where, shape[:1], "examples")
-        where = jnp.reshape(where, (-1,) + (1,) * (len(shape) - 1))
-    elif jnp.ndim(where) != len(shape):
-        raise ValueError(f"where {shape_of(where)}, maps {shape_of(maps)}: give [batch], or [batch, *spatial]")
-    check_where(where, shape, "positions")
-    return jnp.expand_dims(jnp.broadcast_to(where, shape), axis)
 
 
 def projected_log_error(

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number
+from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_variant
-from jaxkd.losses._locations import absolute, check_cells, check_shares, check_weights, of_images, over_locations
-from jaxkd.losses._maps import check_same_maps, mask_of, selected, spatial_shape
+from jaxkd.losses._locations import absolute, check_cells, check_shares, check_weights, over_locations
+from jaxkd.losses._maps import check_same_maps, mask_of, of_examples, selected, spatial_shape
 from jaxkd.losses._numerics import gathered
 
 
@@ -14,7 +14,7 @@ def class_response(
     student: ArrayLike,
     teacher: ArrayLike,
     *,
-    beta: float = 1.0,
+    beta: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
     normalizer: ArrayLike | None = None,
     axis: int = -1,
@@ -34,11 +34,11 @@ def class_response(
     Args:
       student: logits [batch, *locations, classes].
       teacher: logits of the same shape.
-      beta: at least 1. Static.
+      beta: at least 1, a scalar.
       weights: [batch, *locations], at least 0; 1 where not given. No gradient goes through them.
       normalizer: a number, or one an image, above 0: what the sum is divided by. By default the sum of the weights.
       axis: the axis of the classes.
-      where: bool, broadcastable to [batch, *locations]: the locations that take part.
+      where: bool, of as many axes as [batch, *locations] and broadcastable to it: the locations that take part.
 
     Returns:
       The loss of each image, [batch], at least float32, in [0, inf). 0 where nothing takes part, or the weights' sum
@@ -55,13 +55,17 @@ def class_response(
       https://arxiv.org/abs/2207.02541
     """
     check_number("beta", beta, within=(1, float("inf")))
+    if jnp.ndim(beta) != 0:
+        raise ValueError(f"beta {shape_of(beta)}: it has to be a scalar, one for all images")
     check_same_maps(student, teacher, axis, where)
     check_weights(weights, normalizer, (jnp.shape(student)[0], *spatial_shape(student, axis)))
     student, teacher = at_least_float32(student, teacher)
     student, teacher = selected(mask_of(where, student, axis), student, teacher)
     target = jax.nn.sigmoid(teacher)
     apart = absolute(target - jax.nn.sigmoid(student))
-    factor = apart if beta == 1 else apart**beta
+    # A power of 1 takes time.
+    plain = not isinstance(beta, jax.core.Tracer) and float(beta) == 1
+    factor = apart if plain else apart ** jnp.asarray(beta, apart.dtype)
     entropies = jnp.maximum(student, 0) - student * target + jnp.log1p(jnp.exp(-absolute(student)))
     return over_locations(jnp.sum(factor * entropies, axis), weights, normalizer, where)
 
@@ -103,8 +107,8 @@ def fine_grained_imitation(
       Wang et al., "Distilling Object Detectors with Fine-grained Feature Imitation", 2019,
       https://arxiv.org/abs/1906.03609
     """
-    where = of_images(where, student)
-    check_same_maps(student, teacher, axis, where)
+    check_same_maps(student, teacher, axis, None)
+    where = of_examples(where, student, axis)
     check_cells(foreground, student, axis)
     cells = jnp.asarray(foreground) if where is None else jnp.asarray(foreground) & where
     student, teacher = at_least_float32(student, teacher)
@@ -160,8 +164,8 @@ def decoupled_feature(
     """
     check_variant(variant, ("code", "paper"))
     check_shares(foreground_weight=foreground_weight, background_weight=background_weight)
-    where = of_images(where, student)
-    check_same_maps(student, teacher, axis, where)
+    check_same_maps(student, teacher, axis, None)
+    where = of_examples(where, student, axis)
     check_cells(foreground, student, axis)
     student, teacher = at_least_float32(student, teacher)
     student, teacher = selected(mask_of(where, student, axis), student, teacher)

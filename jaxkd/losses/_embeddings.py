@@ -14,8 +14,8 @@ from jaxkd.losses._arguments import (
     check_floating,
     check_labels,
     check_same_shape,
-    check_where,
 )
+from jaxkd.losses._maps import check_mask
 from jaxkd.losses._numerics import safe_norm, safe_sqrt
 
 
@@ -33,8 +33,8 @@ def cosine_embedding(student: ArrayLike, teacher: ArrayLike, *, axis: int = -1, 
       student: features [..., dim].
       teacher: features of the same shape.
       axis: the axis of the features.
-      where: bool, broadcastable to the features: the elements that take part. For tokens that may be masked
-        [batch, length, 1]; take the mean over the others only.
+      where: bool, of as many axes as the features, of size 1 where a flag is shared: the elements that take part. Of
+        tokens that may be masked, [batch, length, 1]; take the mean over the others only.
 
     Returns:
       The loss of each vector, [...], at least float32, in [0, 2]: 1 where one side is 0, and 0 where all is masked.
@@ -108,7 +108,8 @@ def norm_and_direction(
         an error: it raises, or where the labels are traced gives NaN.
       centers: [classes, dim], each the mean of the teacher's embeddings of all training examples of a class.
       axis: the axis of the embeddings (of ``student`` and ``teacher``; that of ``centers`` is the last).
-      where: bool, broadcastable to ``student``: the elements that take part, of the centre of the example's class too.
+      where: bool, of as many axes as ``student``, of size 1 where a flag is shared: the elements that take part, of
+        the centre of the example's class too.
 
     Returns:
       The loss of each example, [...], at least float32, in [0, 2]: 1 where student or centre is 0, and 0 where all is
@@ -154,4 +155,4 @@ def _check_features(student: ArrayLike, teacher: ArrayLike, axis: int, where: Wh
     check_floating("teacher features", teacher)
     check_same_shape("features", student, teacher, "add a connector that brings the student's to the teacher's width")
     check_axis("features", student, axis)
-    check_where(where, jnp.shape(student), "features")
+    check_mask(where, jnp.shape(student), "features")

@@ -43,8 +43,8 @@ def factor_transfer(
         of the same size or pooled to it.
       variant: see above.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part; for factors of one size only. An
-        example without any gives 0.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part; for
+        factors of one size only. An example without any gives 0.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, 2]; 0 where the normalised factors agree.
@@ -87,7 +87,7 @@ def factor_transfer(
 
 
 def variational_information(
-    student: ArrayLike, teacher: ArrayLike, variance: ArrayLike, *, axis: int = -1, where: Where = None
+    student: ArrayLike, teacher: ArrayLike, raw_variance: ArrayLike, *, axis: int = -1, where: Where = None
 ) -> jax.Array:
     """Variational information distillation: the negative log-likelihood of the teacher under the student's prediction.
 
@@ -100,27 +100,28 @@ def variational_information(
     Args:
       student: mu, what the regressor predicts from the student's map, [batch, *spatial, channels].
       teacher: the teacher's map, of the same shape.
-      variance: rho, [channels], any real numbers; trained as well.
+      raw_variance: rho, [channels], any real numbers, of which the above makes the variance; trained as well.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part. An example without any gives 0.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part. An
+        example without any gives 0.
 
     Returns:
       The loss of each example, [batch], at least float32. It can be negative, and is not 0 where mu is t.
 
     Raises:
-      ValueError: if the shapes differ, ``variance`` is not [channels], ``where`` or ``axis`` does not fit, or any is no
-        float.
+      ValueError: if the shapes differ, ``raw_variance`` is not [channels], ``where`` or ``axis`` does not fit, or any
+        is no float.
 
     References:
       Ahn, Hu, Damianou, Lawrence, Dai, "Variational Information Distillation for Knowledge Transfer", 2019,
       https://arxiv.org/abs/1904.05835
     """
     check_same_maps(student, teacher, axis, where)
-    check_channels("variance", variance, student, axis)
-    student, teacher, variance = at_least_float32(student, teacher, variance)
+    check_channels("raw_variance", raw_variance, student, axis)
+    student, teacher, raw_variance = at_least_float32(student, teacher, raw_variance)
     mask = mask_of(where, student, axis)
     student, teacher = selected(mask, student, teacher)
-    variance = jax.nn.softplus(variance) + 1e-5
+    variance = jax.nn.softplus(raw_variance) + 1e-5
     squares = masked_mean(jnp.square(student - teacher), mask, spatial_axes(student, axis))
     losses = 0.5 * jnp.mean(squares / variance + jnp.log(variance), -1)
     if mask is None:

@@ -11,8 +11,9 @@ from jaxkd.losses._arguments import (
     check_axis,
     check_floating,
     check_same_shape,
-    check_where,
 )
+from jaxkd.losses._maps import check_mask
+from jaxkd.losses._numerics import masked_mean
 
 
 def hint(student: ArrayLike, teacher: ArrayLike, *, axis: Axis = -1, where: Where = None) -> jax.Array:
@@ -26,7 +27,8 @@ def hint(student: ArrayLike, teacher: ArrayLike, *, axis: Axis = -1, where: Wher
       student: features [..., dim], already passed through a connector where widths or sizes differ.
       teacher: features of the same shape.
       axis: the axis or axes to average over.
-      where: bool, broadcastable to the features: the elements that take part. Where none does, the result is 0.
+      where: bool, of as many axes as the features, of size 1 where a flag is shared (of tokens, [batch, length, 1]):
+        the elements that take part. Where none does, the result is 0.
 
     Returns:
       The loss, the shape of the features without ``axis``, at least float32, in [0, inf).
@@ -41,11 +43,10 @@ def hint(student: ArrayLike, teacher: ArrayLike, *, axis: Axis = -1, where: Wher
     check_floating("teacher features", teacher)
     check_same_shape("features", student, teacher, "add a connector that brings the student's to the teacher's shape")
     check_axis("features", student, axis)
-    check_where(where, jnp.shape(student), "features")
+    check_mask(where, jnp.shape(student), "features")
     student, teacher = at_least_float32(student, teacher)
-    if where is None:
-        return jnp.mean(jnp.square(student - teacher), axis)
-    where = jnp.broadcast_to(where, student.shape)
-    # Selected before squaring: what is masked may be anything, and must not reach the gradient.
-    squares = jnp.square(jnp.where(where, student - teacher, 0))
-    return jnp.sum(squares, axis) / jnp.maximum(jnp.sum(where, axis), 1)
+    difference = student - teacher
+    if where is not None:
+        # Selected before squaring: what is masked may be anything, and must not reach the gradient.
+        difference = jnp.where(where, difference, 0)
+    return masked_mean(jnp.square(difference), where, axis)

@@ -46,8 +46,8 @@ def fsp(
       teacher_second: the teacher's map in place of ``student_second``, of as many channels.
       variant: see above.
       axis: the axis of the channels, in all four.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part; for four maps of one size only.
-        An example without any gives 0.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part; for four
+        maps of one size only. An example without any gives 0.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, inf).
@@ -92,5 +92,5 @@ def fsp(
 
 
 def _flow(first: jax.Array, second: jax.Array, axis: int, count: jax.Array | None) -> jax.Array:
-    (x, over), (y, _) = (flattened(z, axis) for z in pooled_alike(first, second, axis))
-    return products(x, y, over) / (x.shape[over] if count is None else count[:, None, None])
+    (x, positions), (y, _) = (flattened(z, axis) for z in pooled_alike(first, second, axis))
+    return products(x, y, positions) / (x.shape[positions] if count is None else count[:, None, None])

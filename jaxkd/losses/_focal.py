@@ -16,7 +16,7 @@ from jaxkd.losses._numerics import masked_mean
 def focal_global(
     student: ArrayLike,
     teacher: ArrayLike,
-    foreground: ArrayLike,
+    scales: ArrayLike,
     student_context: ArrayLike | None = None,
     teacher_context: ArrayLike | None = None,
     *,
@@ -33,7 +33,7 @@ def focal_global(
     A map F has an attention over its P positions and one over its C channels, each with mean 1:
     S(F) = P softmax(mean over channels of |F| / T), A(F) = C softmax(mean over positions of |F| / T). With d = s - t,
 
-      L = a sum_pc M_p S_p(t) A_c(t) d_pc^2                    on objects: M is ``foreground``
+      L = a sum_pc M_p S_p(t) A_c(t) d_pc^2                    on objects: M is ``scales``
         + b sum_pc B_p S_p(t) A_c(t) d_pc^2                    beside them: B = 1 / (how many) where M is 0, else 0
         + g (sum_p |S_p(s) - S_p(t)| + sum_c |A_c(s) - A_c(t)|)   attention
         + l sum_pc (d_pc + u_c(s) - u_c(t))^2                  relations, the global part
@@ -51,7 +51,7 @@ def focal_global(
       student: features [batch, *spatial, channels], already passed through a connector (a 1x1 convolution) where
         widths differ.
       teacher: features of the same shape.
-      foreground: floats [batch, *spatial], M: 1 / the area of the object at a position, 0 beside objects. The map of
+      scales: floats [batch, *spatial], M: 1 / the area of the object at a position, 0 beside objects. The map of
         boxes is ``object_scales``.
       student_context: u(s), [batch, channels].
       teacher_context: u(t), likewise.
@@ -61,14 +61,15 @@ def focal_global(
       attention_weight: g, likewise.
       relation_weight: l, likewise.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part, in attention and means too.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part, in
+        attention and means too.
 
     Returns:
       The loss of each image, [batch], at least float32, in [0, inf). 0 at equal maps and contexts, and where nothing
       takes part.
 
     Raises:
-      ValueError: if the shapes differ, ``axis``, ``foreground``, a context or ``where`` does not fit, anything is no
+      ValueError: if the shapes differ, ``axis``, ``scales``, a context or ``where`` does not fit, anything is no
         float, or a number is no scalar or known and out of its range.
 
     References:
@@ -84,13 +85,13 @@ def focal_global(
         relation_weight=relation_weight,
     )
     check_same_maps(student, teacher, axis, where)
-    _check_foreground(foreground, student, axis)
+    _check_scales(scales, student, axis)
     contexts = []
     for name, sign, context in (("student_context", 1, student_context), ("teacher_context", -1, teacher_context)):
         if context is not None:
             _check_context(name, context, student, axis)
             contexts.append((sign, context))
-    student, teacher, scales = at_least_float32(student, teacher, foreground)
+    student, teacher, scales = at_least_float32(student, teacher, scales)
     temperature, on_objects, off_objects, of_attention, of_relation = (
         jnp.asarray(x, student.dtype)
         for x in (temperature, foreground_weight, background_weight, attention_weight, relation_weight)
@@ -104,7 +105,7 @@ def focal_global(
     # Without the axis of the channels, the positions are on all axes but the first.
     along = tuple(range(1, scales.ndim))
     beside = scales == 0 if where is None else (scales == 0) & where
-    beside = beside / jnp.maximum(jnp.sum(beside, along, dtype=scales.dtype, keepdims=True), 1)
+    of_each = 1 / jnp.maximum(jnp.sum(beside, along, dtype=scales.dtype, keepdims=True), 1)
 
     magnitude = absolute(teacher)
     excess = absolute(student) - magnitude
@@ -114,7 +115,7 @@ def focal_global(
     by_channel, channel = _attentions(of_channels[0], of_channels[1], None)
 
     difference = student - teacher
-    of_position = (on_objects * scales + off_objects * beside) * spatial
+    of_position = (on_objects * scales + off_objects * jnp.where(beside, of_each, 0)) * spatial
     focal = jnp.expand_dims(of_position, axis) * jnp.expand_dims(channel, positions)
     if not contexts:
         squares = jnp.square(difference) * (focal + of_relation)
@@ -195,14 +196,14 @@ def _attentions(teacher: jax.Array, excess: jax.Array, where: jax.Array | None) 
     return jnp.where(jnp.any(excess != 0, along), apart, 0), of_teacher
 
 
-def _check_foreground(foreground: ArrayLike, x: ArrayLike, axis: int) -> None:
+def _check_scales(scales: ArrayLike, x: ArrayLike, axis: int) -> None:
     """Raises ValueError unless it is a floating-point number for each position of the map."""
-    check_floating("foreground", foreground)
     shape = (jnp.shape(x)[0], *spatial_shape(x, axis))
-    if jnp.shape(foreground) != shape:
+    dtype = jnp.result_type(scales)
+    if jnp.shape(scales) != shape or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
-            f"foreground {shape_of(foreground)}, positions [{','.join(map(str, shape))}]: give 1 / the object's area "
-            "for each position, 0 beside objects (object_scales makes it of boxes)"
+            f"scales {shape_of(scales)} are {dtype}, positions [{','.join(map(str, shape))}]: give 1 / the object's "
+            "area for each position, 0 beside objects, as floats (object_scales makes them of boxes)"
         )
 
 

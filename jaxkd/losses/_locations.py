@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkd._checks import check_number, shape_of
-from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_floating, check_where
+from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_floating
 from jaxkd.losses._maps import spatial_shape
 from jaxkd.losses._numerics import masked_sum
 
@@ -43,14 +43,6 @@ def check_cells(foreground: ArrayLike, x: ArrayLike, axis: int) -> None:
             f"foreground {shape_of(foreground)} is {jnp.result_type(foreground)}, positions "
             f"[{','.join(map(str, shape))}]: give one boolean for each position"
         )
-
-
-def of_images(where: Where, x: ArrayLike) -> Where:
-    """Flags of images, [batch], with axes behind so that they are of all positions; other masks as they are."""
-    if where is None or jnp.ndim(where) != 1 or jnp.ndim(x) < 3:
-        return where
-    check_where(where, jnp.shape(x)[:1], "images")
-    return jnp.reshape(where, (-1,) + (1,) * (jnp.ndim(x) - 2))
 
 
 def absolute(x: jax.Array) -> jax.Array:

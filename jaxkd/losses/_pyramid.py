@@ -23,8 +23,8 @@ def hierarchical_context(student: ArrayLike, teacher: ArrayLike, *, axis: int = 
       student: the fused map of the student, [batch, *spatial, channels].
       teacher: the teacher's map, of the same shape.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part, in the averages too. An average of
-        none has no part. An example without any gives 0.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part, in the
+        averages too. An average of none has no part. An example without any gives 0.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, inf).

@@ -36,8 +36,8 @@ def neuron_selectivity(student: ArrayLike, teacher: ArrayLike, *, axis: int = -1
       student: a map [batch, *spatial, channels].
       teacher: a map of the same batch, of the same size or pooled to it; the channels are its own.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part; for maps of one size only. An
-        example without any gives 0.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part; for maps
+        of one size only. An example without any gives 0.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, 2] but for rounding.
@@ -88,8 +88,8 @@ def channel_wise(
       teacher: a map of the same shape.
       temperature: T > 0, a scalar.
       axis: the axis of the channels.
-      where: bool, broadcastable to [batch, *spatial]: the positions that take part. An example with fewer than two
-        gives 0.
+      where: bool, of as many axes as [batch, *spatial] and broadcastable to it: the positions that take part. An
+        example with fewer than two gives 0.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, inf).

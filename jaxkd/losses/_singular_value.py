@@ -47,7 +47,8 @@ def singular_value(
       teacher: maps of as many layers, of each with the same channels as the student's; spatial sizes may differ.
       k: how many singular vectors, at least 1 and at most the smaller of positions and channels of every map.
       axis: the axis of the channels (1 for channels-first).
-      where: bool, broadcastable to [batch, *spatial] of every map: the positions that take part.
+      where: bool, of as many axes as [batch, *spatial] of every map and broadcastable to it: the positions that take
+        part.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, inf). 0 where all is masked.

@@ -17,7 +17,7 @@ from jaxkd.losses._arguments import (
     check_where,
 )
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._maps import check_map, check_positions_mask, mask_of, selected, spatial_axes
+from jaxkd.losses._maps import check_map, check_mask, check_positions_mask, mask_of, selected, spatial_axes
 from jaxkd.losses._numerics import l2_normalize, masked_mean
 
 
@@ -43,7 +43,8 @@ def attention_relation(
       student_pair: two arrays [batch, length, hidden], the queries' side first.
       teacher_pair: two arrays [batch, length, hidden of the teacher].
       relation_heads: how many heads to split the hidden axes into, a divisor of both.
-      where: bool, broadcastable to [batch, length]: the tokens that take part, as queries and as keys.
+      where: bool, of as many axes as [batch, length] and broadcastable to it: the tokens that take part, as queries and
+        as keys.
 
     Returns:
       The loss of each sequence, [batch], at least float32, in [0, inf). 0 for a sequence of one valid token, or none.
@@ -68,7 +69,7 @@ def attention_relation(
         )
     if shape[1] < 2:
         raise ValueError(f"tokens {shape_of(student_pair[0])}: one token has no relation to another, give two or more")
-    check_where(where, shape, "tokens")
+    check_mask(where, shape, "tokens")
     if where is not None:
         where = jnp.broadcast_to(where, shape)
     student, teacher = (_scores(at_least_float32(*x), relation_heads, where) for x in (student_pair, teacher_pair))
@@ -151,7 +152,7 @@ def patient_hidden(
       teacher: states of the same shape.
       variant: "code" or "paper".
       axis: the axis of the hidden states.
-      where: bool, broadcastable to [batch, layers]: the states that take part.
+      where: bool, of as many axes as [batch, layers] and broadcastable to it: the states that take part.
 
     Returns:
       The loss of each example, [batch], at least float32, in [0, 4 / hidden] or, in "paper", [0, 4 layers]. 0 where

@@ -17,10 +17,10 @@ def focal_global(
     teacher: str,
     *,
     temperature: Number = 0.5,
-    foreground: Number = 1e-3,
-    background: Number = 5e-4,
-    attention: Number = 1e-3,
-    relation: Number = 5e-6,
+    foreground_weight: Number = 1e-3,
+    background_weight: Number = 5e-4,
+    attention_weight: Number = 1e-3,
+    relation_weight: Number = 5e-6,
 ) -> Objective:
     """FGD of one level of a feature pyramid: ``losses.focal_global`` with trained context blocks, mean over examples.
 
@@ -42,10 +42,10 @@ def focal_global(
       student: a tap of the student, [batch, height, width, channels].
       teacher: a tap of the teacher of the same height and width.
       temperature: of the attention, above 0: like the weights a number, a schedule of the step, or a traced array.
-      foreground: the weight of the differences on objects.
-      background: of those beside them.
-      attention: of the difference of the attentions.
-      relation: of the difference of the maps with their contexts.
+      foreground_weight: of the differences on objects, at least 0.
+      background_weight: of those beside them.
+      attention_weight: of the difference of the attentions.
+      relation_weight: of the difference of the maps with their contexts.
 
     Raises:
       ValueError: if a number is out of range; in ``init``: if the maps do not have one size, or the teacher has one
@@ -55,7 +55,12 @@ def focal_global(
       Yang et al., "Focal and Global Knowledge Distillation for Detectors", 2022, https://arxiv.org/abs/2111.11837
     """
     check_number("temperature", temperature, above=0)
-    weights = {"foreground": foreground, "background": background, "attention": attention, "relation": relation}
+    weights = {
+        "foreground_weight": foreground_weight,
+        "background_weight": background_weight,
+        "attention_weight": attention_weight,
+        "relation_weight": relation_weight,
+    }
     for name, weight in weights.items():
         check_number(name, weight, within=(0, float("inf")))
 
@@ -90,7 +95,7 @@ def focal_global(
             _context(params["student"], of_student),
             _context(params["teacher"], of_teacher),
             temperature=value_at(temperature, signals.step),
-            **{f"{name}_weight": value_at(weight, signals.step) for name, weight in weights.items()},
+            **{name: value_at(weight, signals.step) for name, weight in weights.items()},
         )
         return {"focal_global": mean_over_examples(values, batch)}, {}, {}
 

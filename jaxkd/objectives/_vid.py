@@ -47,14 +47,14 @@ def vid(student: str, teacher: str) -> Objective:
         }
         # What the softplus of the loss, and its 1e-5, make the first variance of.
         rho = math.log(math.expm1(_FIRST_VARIANCE - 1e-5))
-        return {"params": params | {"variance": jnp.full(of_teacher, rho)}}
+        return {"params": params | {"raw_variance": jnp.full(of_teacher, rho)}}
 
     def apply(variables: Variables, signals: Signals) -> tuple[dict, dict, Variables]:
         params = variables["params"]
         of_student, of_teacher = pooled_alike(*valid_taps(signals, student, teacher), -1)
         x = jax.nn.relu(convolve(params["conv1"], of_student))
         predicted = convolve(params["conv3"], jax.nn.relu(convolve(params["conv2"], x)))
-        values = losses.variational_information(predicted, of_teacher, params["variance"])
+        values = losses.variational_information(predicted, of_teacher, params["raw_variance"])
         return {"vid": mean_over_examples(values, signals.batch)}, {}, {}
 
     return Objective(Taps((student,), (teacher,)), init, apply)

@@ -180,7 +180,10 @@ def test_cka_ignores_rotation_scale_and_offset():
         (lambda: cosine_embedding(A, B[:, :3]), r"\[5,7\].*\[5,3\]: add a connector"),
         (lambda: pearson_feature(*MAPS[:2], axis=0), "axis 0"),
         (lambda: pearson_feature(A[:1], B[:1]), "one example"),
-        (lambda: pearson_feature(*MAPS[:2], where=np.ones((4, 1), bool)), r"where \[4,1\].*\[batch\], or"),
+        (
+            lambda: pearson_feature(*MAPS[:2], where=np.ones((4, 1), bool)),
+            r"where \[4,1\], positions \[3,2,4\]: .*as many axes",
+        ),
         (lambda: inter_channel_correlation(MAPS[0], MAPS[1][..., :3]), r"\[3,2,4,5\].*\[3,2,4,3\].*convolution"),
         (lambda: inter_channel_correlation(*MAPS[:2], variant="paper"), "'cifar', 'imagenet'"),
         (lambda: class_activation(*MAPS[:2], variant="paper"), "'normalized', 'raw'"),

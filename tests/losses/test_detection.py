@@ -62,7 +62,7 @@ def test_code_of_localization_is_a_fraction_of_the_sum():
     weights = RNG.random(WHERE.shape)
     normalized = losses.localization_kl(student, teacher, weights=weights)
     code = losses.localization_kl(student, teacher, weights=weights, variant="code")
-    np.testing.assert_allclose(code, normalized * weights.sum((1, 2)) / 4, rtol=1e-5)
+    np.testing.assert_allclose(code, normalized * weights.sum((1, 2)) / student.shape[-1], rtol=1e-5)
 
 
 def test_imitation_divides_by_the_positions_of_the_batch():
@@ -134,12 +134,82 @@ def test_boxes_by_hand():
         np.testing.assert_allclose(got, [value], rtol=1e-6)
 
 
+def test_boxes_of_any_unit():
+    """Far below an area of 1e-6, and far above: only the gradient has the unit, inverted."""
+    equal = np.float32([[[0.1, 0.1, 0.1005, 0.1005]]])
+    student, teacher = np.float32([[[0.1, 0.1, 0.4, 0.5]]]), np.float32([[[0.2, 0.15, 0.6, 0.45]]])
+    for variant in ("iou", "giou"):
+        loss = jax.value_and_grad(lambda s, t, v=variant: losses.box_distillation(s, t, variant=v).sum(), (0, 1))
+        value, gradients = loss(equal, equal)
+        np.testing.assert_allclose(value, 0, atol=1e-6)
+        # Per side, as everything is at this size.
+        np.testing.assert_allclose(np.multiply(gradients, 5e-4), 0, atol=1e-6)
+        expected, slopes = loss(student, teacher)
+        for unit in (1e-8, 1e-4, 1e4):
+            value, gradients = loss(np.float32(unit) * student, np.float32(unit) * teacher)
+            np.testing.assert_allclose(value, expected, rtol=1e-5)
+            np.testing.assert_allclose(np.multiply(gradients, unit), slopes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["iou", "giou"])
+def test_boxes_without_area_have_finite_gradients(variant):
+    point, far, line = [[0.0, 0, 0, 0]], [[1e4, 1e4, 1e4, 1e4]], [[0.0, 0, 0, 1e4]]
+    speck, square = [[1e-12, 0, 2e-12, 1e-12]], [[0.0, 0, 2, 2]]
+    boxes = [np.float32([box]) for box in (point, far, line, speck, square)]
+    for student in boxes:
+        for teacher in boxes:
+            value, gradients = jax.value_and_grad(
+                lambda s, t: losses.box_distillation(s, t, variant=variant).sum(), (0, 1)
+            )(student, teacher)
+            assert 0 <= value <= 2
+            assert np.isfinite(gradients).all()
+
+
+def test_corners_out_of_order():
+    """A centre and a size are no corners: known ones raise, and traced ones stay in the range."""
+    student, teacher = np.float32([[[50, 80, 10, 10]]]), np.float32([[[52, 50, 60, 60]]])
+    for variant in ("iou", "giou"):
+        loss = functools.partial(losses.box_distillation, variant=variant)
+        with pytest.raises(ValueError, match=r"student boxes \[1,1,4\] have corners out of order.*centre"):
+            loss(student, teacher)
+        with pytest.raises(ValueError, match="teacher boxes"):
+            loss(teacher, student)
+        for pair in ((student, teacher), (teacher, student), (student, student)):
+            assert 0 <= jax.jit(loss)(*pair) <= 2
+        both = np.concatenate([teacher, student], 1)
+        np.testing.assert_allclose(loss(both, both, where=np.array([[True, False]])), 0, atol=1e-6)
+    np.testing.assert_allclose(losses.box_distillation(student, teacher, variant="l1"), 132)
+
+
+def test_beta_may_be_traced_and_changes_no_type():
+    student, teacher = MAPS.astype(np.float32)
+    for beta in (1, 2.0, 1.5):
+        expected = losses.class_response(student, teacher, beta=beta)
+        traced = jax.jit(losses.class_response)(student, teacher, beta=beta)
+        np.testing.assert_allclose(traced, expected, rtol=1e-5)
+        gradient = jax.jit(jax.grad(lambda b: losses.class_response(student, student, beta=b).sum()))(float(beta))
+        assert gradient == 0
+        with jax.enable_x64(True):
+            assert losses.class_response(student, teacher, beta=np.float64(beta)).dtype == jnp.float32
+
+
+def test_focal_global_promotes_nothing_by_itself():
+    student, teacher = MAPS.astype(np.float32)
+    scales = np.where(WHERE, 0.25, 0).astype(np.float32)
+    for where in (None, jnp.asarray(WHERE)):
+        expected = losses.focal_global(student, teacher, scales, where=where)
+        with jax.numpy_dtype_promotion("strict"):
+            values = losses.focal_global(*map(jnp.asarray, (student, teacher, scales)), where=where)
+        np.testing.assert_array_equal(values, expected)
+
+
 def test_errors():
     student, teacher = MAPS
     for said, arguments in (
         (r"weights \[3,2\].*\[3,2,3\]", {"weights": np.ones((3, 2))}),
         (r"normalizer \[2\].*\[3\]", {"normalizer": np.ones(2)}),
         ("beta", {"beta": 0.5}),
+        (r"beta \[3\]: .*scalar", {"beta": np.ones(3)}),
         ("weights.*-1", {"weights": np.full((3, 2, 3), -1.0)}),
         ("normalizer", {"normalizer": 0}),
     ):
@@ -147,14 +217,21 @@ def test_errors():
             losses.class_response(student, teacher, **arguments)
     with pytest.raises(ValueError, match="four coordinates"):
         losses.box_distillation(student[..., :3], teacher[..., :3])
+    with pytest.raises(ValueError, match=r"student boxes \[3,2,3,4\] are int32"):
+        losses.box_distillation(student.astype(np.int32), teacher)
+    with pytest.raises(ValueError, match=r"student boxes \[3,2,3,4\], teacher boxes \[3,2,2,4\]"):
+        losses.box_distillation(student, teacher[:, :, :2])
     with pytest.raises(ValueError, match=r"temperature \[3\]"):
         losses.localization_kl(student, teacher, np.ones(3))
     with pytest.raises(ValueError, match="one bin"):
         losses.localization_kl(student[..., :1], teacher[..., :1])
+    raw = np.zeros((2, 100, 68))
+    with pytest.raises(ValueError, match=r"\[2,100,68\].*100 sides.*reshape a head's \[\.\.\., 4 \* bins\]"):
+        losses.localization_kl(raw, raw)
     for wrong in (np.ones((3, 2, 3)), np.ones((3, 2), bool)):
         with pytest.raises(ValueError, match="foreground"):
             losses.fine_grained_imitation(student, teacher, jnp.asarray(wrong))
-    with pytest.raises(ValueError, match=r"where \[2\].*images \[3\]"):
+    with pytest.raises(ValueError, match=r"where \[2\].*examples \[3\]"):
         losses.fine_grained_imitation(student, teacher, WHERE, where=np.ones(2, bool))
     with pytest.raises(ValueError, match="background_weight"):
         losses.decoupled_feature(student, teacher, WHERE, foreground_weight=1, background_weight=-1)
@@ -164,8 +241,8 @@ def test_errors_of_focal_and_global():
     student, teacher = MAPS
     foreground, context = np.ones((3, 2, 3)), np.ones((3, 4))
     for said, arguments, numbers in (
-        ("foreground", (foreground > 0,), {}),
-        (r"foreground \[3,2\].*\[3,2,3\]", (foreground[..., 0],), {}),
+        (r"scales \[3,2,3\] are bool.*object_scales makes them", (foreground > 0,), {}),
+        (r"scales \[3,2\].*\[3,2,3\]", (foreground[..., 0],), {}),
         (r"student_context \[4\].*\[3,2,3,4\]", (foreground, context[0]), {}),
         ("teacher_context", (foreground, None, context[:, :2]), {}),
         ("temperature", (foreground,), {"temperature": 0.0}),

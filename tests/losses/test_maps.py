@@ -229,7 +229,7 @@ ONES = np.ones((2, 4, 4, 3), np.float32)
         (lambda: losses.overhaul(ONES, ONES, np.array([-1.0, 0.0, 0.5])), "margin .*0"),
         (lambda: losses.overhaul(ONES, ONES, -ONES[0, 0, 0, :2]), r"margin \[2\].*\[2,4,4,3\]"),
         (lambda: losses.overhaul(ONES, ONES[:1], -ONES[0, 0, 0]), r"\[2,4,4,3\].*\[1,4,4,3\]"),
-        (lambda: losses.variational_information(ONES, ONES, ONES), "variance"),
+        (lambda: losses.variational_information(ONES, ONES, raw_variance=ONES), "^raw_variance"),
         (lambda: losses.hierarchical_context(ONES, ONES[:, :2]), r"\[2,4,4,3\].*\[2,2,4,3\]"),
         (lambda: losses.batch_norm_margin(np.ones(3), np.ones(1)), "scale"),
     ],

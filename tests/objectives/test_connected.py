@@ -138,14 +138,14 @@ def test_vid():
     student, teacher = drawn(N, 4, 4, 2), drawn(N, 2, 2, 3)
     signals = given({"s": student}, {"t": teacher})
     objective = vid("s", "t")
-    first = objective.init(jax.random.key(0), jax.eval_shape(lambda: signals))["params"]["variance"]
+    first = objective.init(jax.random.key(0), jax.eval_shape(lambda: signals))["params"]["raw_variance"]
     np.testing.assert_allclose(np.log1p(np.exp(exact(first))) + 1e-5, 5, rtol=1e-6)
     variables = started(objective, signals)
     means, grads = evaluated(objective, signals, variables)
     params = exact(variables["params"])
     x = pool(exact(student)[KEPT], 2)
     mu = conv(params["conv3"], relu(conv(params["conv2"], relu(conv(params["conv1"], x)))))
-    variance = np.log1p(np.exp(params["variance"])) + 1e-5
+    variance = np.log1p(np.exp(params["raw_variance"])) + 1e-5
     expected = ((mu - exact(teacher)[KEPT]) ** 2 / variance + np.log(variance)).mean() / 2
     np.testing.assert_allclose(means["vid"], [1, expected], rtol=1e-5)
     assert moved(grads)

@@ -75,7 +75,12 @@ def test_its_blocks_are_those_of_the_paper():
     given = signals(student, teacher, boxes=BOXES, image_size=sizes)
     rng = np.random.default_rng(1)
     drawn = functools.partial(jax.tree.map, lambda x: x + 0.5 * rng.standard_normal(x.shape).astype(np.float32))
-    weights = {"foreground": 0.1, "background": lambda step: 0.2 + step, "attention": 0.3, "relation": 0.4}
+    weights = {
+        "foreground_weight": 0.1,
+        "background_weight": lambda step: 0.2 + step,
+        "attention_weight": 0.3,
+        "relation_weight": 0.4,
+    }
     params, value = run(focal_global("s", "t", temperature=0.8, **weights), given, drawn)
     aligned = student @ params["align"]["kernel"] + params["align"]["bias"]
     expected = losses.focal_global(
@@ -120,7 +125,7 @@ def test_a_batch_without_objects_is_told(said, batch):
         focal_global("s", "t").apply(variables, given)
 
 
-@pytest.mark.parametrize("number", [{"temperature": 0.0}, {"relation": -1.0}])
+@pytest.mark.parametrize("number", [{"temperature": 0.0}, {"relation_weight": -1.0}])
 def test_numbers_out_of_range_are_told(number):
     with pytest.raises(ValueError, match=next(iter(number))):
         focal_global("s", "t", **number)
@@ -146,7 +151,8 @@ def with_boxes(variables, batch, keys, padding=(0.0, 0.0)):
 
 
 def train(prepare, mode="jit", mesh=None):
-    objective = focal_global("conv", "conv", foreground=0.1, background=0.1, attention=0.1, relation=0.1)
+    weights = dict.fromkeys(("foreground_weight", "background_weight", "attention_weight", "relation_weight"), 0.1)
+    objective = focal_global("conv", "conv", **weights)
     learner = distill(from_linen(Net(3)), from_linen(Net(4)), objective, optax.sgd(0.1), prepare=prepare)
     data = small.batches()
     frozen = from_linen(Net(4)).init(jax.random.key(1), example_batch(data))

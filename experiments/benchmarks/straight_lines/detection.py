@@ -43,7 +43,7 @@ def decoupled_feature(student, teacher, foreground, foreground_weight, backgroun
     return jnp.sum(squares * jnp.where(foreground, a, b)) / (2 * student.shape[-1])
 
 
-def focal_global(student, teacher, foreground):
+def focal_global(student, teacher, scales):
     def attention(x):
         h, w, c = x.shape[1:]
         spatial = h * w * jax.nn.softmax(jnp.mean(jnp.abs(x), -1) / 0.5, (1, 2))
@@ -51,9 +51,9 @@ def focal_global(student, teacher, foreground):
 
     (spatial, channel), (spatial_t, channel_t) = attention(student), attention(teacher)
     difference = (student - teacher) ** 2
-    background = foreground == 0
+    background = scales == 0
     background = background / jnp.sum(background, (1, 2), keepdims=True)
-    weights = (1e-3 * foreground + 5e-4 * background) * spatial_t
+    weights = (1e-3 * scales + 5e-4 * background) * spatial_t
     focal = jnp.sum(weights[..., None] * channel_t[:, None, None] * difference, (1, 2, 3))
     apart = jnp.sum(jnp.abs(spatial - spatial_t), (1, 2)) + jnp.sum(jnp.abs(channel - channel_t), -1)
     return focal + 1e-3 * apart + 5e-6 * jnp.sum(difference, (1, 2, 3))

@@ -63,8 +63,8 @@ def batch_norm_margin(scale, bias):
     return jnp.where(below > 0.001, mean, -3 * deviation)
 
 
-def variational_information(student, teacher, variance):
-    variance = jax.nn.softplus(variance) + 1e-5
+def variational_information(student, teacher, raw_variance):
+    variance = jax.nn.softplus(raw_variance) + 1e-5
     return jnp.mean((student - teacher) ** 2 / variance + jnp.log(variance), (1, 2, 3)) / 2
 
 

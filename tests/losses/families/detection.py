@@ -12,8 +12,8 @@ def draw_boxes(rng, examples):
 
 
 def draw_sides(rng, examples):
-    """Logits of two sides with four bins."""
-    return 3 * rng.standard_normal((2, *examples, *KINDS["cells"], 2, 4))
+    """Logits of four sides with three bins."""
+    return 3 * rng.standard_normal((2, *examples, *KINDS["cells"], 4, 3))
 
 
 def draw_scaled(rng, examples):

@@ -87,7 +87,7 @@ def decoupled_feature(student, teacher, foreground, foreground_weight, backgroun
 def focal_global(
     student,
     teacher,
-    foreground,
+    scales,
     student_context=None,
     teacher_context=None,
     temperature=0.5,
@@ -108,7 +108,7 @@ def focal_global(
             continue
         s, t = ([x[n][at].tolist() for at in valid] for x in (student, teacher))
         (spatial_s, channel_s), (spatial_t, channel_t) = (_attention(x, temperature) for x in (s, t))
-        on_objects = [float(foreground[n][at]) for at in valid]
+        on_objects = [float(scales[n][at]) for at in valid]
         beside = sum(m == 0 for m in on_objects)
         total = 0.0
         for p, m in enumerate(on_objects):

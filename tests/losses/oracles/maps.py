@@ -142,11 +142,11 @@ def batch_norm_margin(scale, bias):
     return result
 
 
-def variational_information(student, teacher, variance, *, where=None):
+def variational_information(student, teacher, raw_variance, *, where=None):
     def of_example(student, teacher):
         total, count = 0.0, 0
         for mu_row, t_row in zip(student, teacher, strict=True):
-            for mu, t, rho in zip(mu_row, t_row, variance, strict=True):
+            for mu, t, rho in zip(mu_row, t_row, raw_variance, strict=True):
                 squared = math.log(1 + math.exp(rho)) + 1e-5
                 total += ((mu - t) ** 2 / squared + math.log(squared)) / 2
                 count += 1

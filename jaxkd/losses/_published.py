@@ -67,6 +67,7 @@ _DISTILLM_2 = "jongwooko/distillm-2"
 _FGD = "yzd-v/FGD"
 _ICKD = "ADLab-AutoDrive/ICKD"
 _KD_PP = "WangYZ1608/Knowledge-Distillation-via-ND"
+_LD = "HikariTJU/LD"
 _LSKD = "sunshangquan/logit-standardization-KD"
 _MLKD = "Jin-Ying/Multi-Level-Logit-Distillation"
 _OFD = "clovaai/overhaul-distillation, mdistiller"
@@ -83,6 +84,9 @@ _SAMPLE = "a sample configuration"
 _RAMP = "raised from 0 over 20 epochs"
 _RAMP_1 = "raised from 0 over an epoch"
 _SOFT_RAMP = "KD raised from 0 over 20 epochs"
+_STRONG_VIEW = "terms of a second, strong view"
+_BANK = "positives, too, are rows of the banks"
+_BY_POSITIVES = "normalizer: positives / images"
 
 WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
     "soft_label_kl": (
@@ -133,8 +137,8 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
         _at(_R34_R18, _TD, None, 0.5, kd=(9, 2)),
     ),
     "multi_level_kd": (
-        _at("CIFAR-100", _MLKD, 0.9, 0.1, temperatures=(2, 3, 4, 5, 6), beside="terms of a second, strong view"),
-        _at("ImageNet", _MLKD, 0.5, 0.5, temperatures=(1, 3, 5, 2, 6), beside="terms of a second, strong view"),
+        _at("CIFAR-100", _MLKD, 0.9, 0.1, variant="code", temperatures=(2, 3, 4, 5, 6), beside=_STRONG_VIEW),
+        _at("ImageNet", _MLKD, 0.5, 0.5, variant="code", temperatures=(1, 3, 5, 2, 6), beside=_STRONG_VIEW),
     ),
     "dist": (
         _at("ImageNet", "torchdistill, MMRazor", 2, temperature=1, beta=1, gamma=1),
@@ -145,7 +149,7 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
         _at("CIFAR-100, ResNet-34/18", "yzd-v/cls_KD", 2.25, temperature=4),
     ),
     "transformed_teacher_matching": (
-        _at("CIFAR-100, VGG-13/8", _TTM, 45, exponent=0.1),
+        _at("CIFAR-100, VGG-13/8", _TTM, 45, exponent=0.1, variant="ttm"),
         _at(
             "CIFAR-100, VGG-13/8, with CRD",
             _TTM,
@@ -179,13 +183,19 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
     "reverse_kl": (_at("MiniLLM's single-step term", "TRL", 1, 0, temperature=1, beside="policy gradient"),),
     "generalized_jsd": (_at("GKD", "TRL", 1, 0, beta=0.5, beside="half of the answers are the student's"),),
     "skew_kl": (
-        _at("DistiLLM, GPT-2 on Dolly", _DISTILLM, 1, 0, alpha=0.1, beside="LM loss on other text"),
+        _at("DistiLLM, GPT-2 on Dolly", _DISTILLM, 1, 0, alpha=0.1, variant="code", beside="LM loss on other text"),
         _at(
-            "DistiLLM-2, the teacher's answers", _DISTILLM_2, 1, 0, alpha=0.1, beside="skew_reverse_kl on the student's"
+            "DistiLLM-2, the teacher's answers",
+            _DISTILLM_2,
+            1,
+            0,
+            alpha=0.1,
+            variant="paper",
+            beside="skew_reverse_kl on the student's",
         ),
     ),
     "skew_reverse_kl": (
-        _at("DistiLLM", _DISTILLM, 1, 0, alpha=0.1, beside="LM loss on other text"),
+        _at("DistiLLM", _DISTILLM, 1, 0, alpha=0.1, variant="paper", beside="LM loss on other text"),
         _at(
             "DistiLLM-2, the student's answers",
             _DISTILLM_2,
@@ -198,11 +208,20 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
     ),
     "total_variation": (_at("DART", "MANGA-UOFA/fdistill", 1, 0),),
     "alpha_beta_divergence": (
-        _at("language models", _ABKD, None, None, alpha=0.5, beta=0.5, beside="w of it, 1 - w of the LM loss"),
-        _at("CIFAR-100, ResNet-56/20", _ABKD, 32, None, alpha=0.8, beta=0.3),
+        _at(
+            "language models",
+            _ABKD,
+            None,
+            None,
+            alpha=0.5,
+            beta=0.5,
+            variant="continuous",
+            beside="w of it, 1 - w of the LM loss",
+        ),
+        _at("CIFAR-100, ResNet-56/20", _ABKD, 32, None, alpha=0.8, beta=0.3, variant="continuous"),
     ),
     "adaptive_kl": (_at("GPT-2 on Dolly", "wutaiqiang/LLM_KD_AKL", 0.5, 0.5, mu=0.5),),
-    "interpolated_teacher": (_at("language models", "SakanaAI/TAID", 1, 0, beside="u grows from 0.4 to 1"),),
+    "interpolated_teacher": (_at("language models", "SakanaAI/TAID", 1, 0, variant="code", beside="u grows from 0.4 to 1"),),
     "universal_logit": (_at("language models", "Nicolas-BZRD/llm-recipes", 1.5),),
     "margin_mse": (_at("MS MARCO", _PAPER, 1, 0),),
     "listwise_kl": (_at("Sentence Transformers' default", "UKPLab/sentence-transformers", 1, 0, temperature=1),),
@@ -285,9 +304,9 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
         _at("ImageNet, ResNet-50/MobileNet", _CAT_KD, 10, variant="normalized"),
     ),
     "relational_distance": (
-        _at("CIFAR-100", _RD_MD, 25, beside="relational_angle 50"),
-        _at(_R34_R18, _MR, 25, beside="relational_angle 50; features of length 1"),
-        _at(_SAMPLE, _TD, 1, beside="relational_angle 2"),
+        _at("CIFAR-100", _RD_MD, 25, variant="positive_pairs", beside="relational_angle 50"),
+        _at(_R34_R18, _MR, 25, variant="positive_pairs", beside="relational_angle 50; features of length 1"),
+        _at(_SAMPLE, _TD, 1, variant="positive_pairs", beside="relational_angle 2"),
     ),
     "relational_angle": (
         _at("CIFAR-100", _RD_MD, 50, beside="relational_distance 25"),
@@ -307,9 +326,9 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
         _at(_SAMPLE, _TD, 30000, 0),
     ),
     "contrastive_representation": (
-        _at("CIFAR-100", _RD_MD, 0.8, temperature=0.07),
-        _at("CIFAR-100, with soft labels", _RD, 0.8, kd=(1, 4), temperature=0.07),
-        _at(_R34_R18, _TD, 0.8, temperature=0.07),
+        _at("CIFAR-100", _RD_MD, 0.8, temperature=0.07, beside=_BANK),
+        _at("CIFAR-100, with soft labels", _RD, 0.8, kd=(1, 4), temperature=0.07, beside=_BANK),
+        _at(_R34_R18, _TD, 0.8, temperature=0.07, beside=_BANK),
     ),
     "info_nce": (
         _at("CLIP-KD, each of two directions", _CLIP_KD, 0.5, beside="hint 2000, clip_affinity 1; hard: CLIP's loss"),
@@ -335,11 +354,33 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
             beside="KD of the classes' mean; CE + KD = 1",
         ),
     ),
-    "box_distillation": (_at("COCO, GFL", _BCKD, 4, variant="giou", beside="class_response 1"),),
-    "class_response": (_at("COCO, GFL", _BCKD, 1, beta=1, beside="box_distillation 4"),),
+    "box_distillation": (
+        _at(
+            "COCO, GFL",
+            _BCKD,
+            4,
+            variant="giou",
+            beside=f"weights: how far class scores are apart; {_BY_POSITIVES}; class_response 1",
+        ),
+    ),
+    "class_response": (_at("COCO, GFL", _BCKD, 1, beta=1, beside=f"{_BY_POSITIVES}; box_distillation 4"),),
     "localization_kl": (
-        _at("COCO, GFL, positives", "HikariTJU/LD", 0.25, temperature=10, variant="code"),
-        _at("COCO, GFL, valuable regions", "HikariTJU/LD", 0.0625, temperature=10, variant="code"),
+        _at(
+            "COCO, GFL, positives",
+            _LD,
+            0.5,
+            temperature=10,
+            variant="code",
+            beside="weights: the student's largest score; in the code 0.25 of the sum of 2 images",
+        ),
+        _at(
+            "COCO, GFL, valuable regions",
+            _LD,
+            0.125,
+            temperature=10,
+            variant="code",
+            beside="weights: IoU; in the code 0.0625 of the sum of 2 images",
+        ),
     ),
     "focal_global": (
         _at(

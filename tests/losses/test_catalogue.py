@@ -18,7 +18,8 @@ FAMILIES = ("logits", "features", "relations", "transformers", "detection")
 # Of what no weight was published, with the reason.
 UNPUBLISHED = {"cka": "it was published as a comparison"}
 README = (Path(__file__).parents[2] / "README.md").read_text()
-# Written from the papers' code and configurations; "from" says where each line is from.
+# Written from the papers' code and configurations; "from" says where each line is from, "needs" what the weight holds
+# for only.
 PUBLISHED = json.loads((Path(__file__).parent / "published_weights.json").read_text())
 
 
@@ -67,6 +68,8 @@ def test_entries_are_about_what_is_there(name):
         assert (weights.temperature is None) == (weights.soft == 0)
         assert weights.setting
         assert weights.source
+        # Each variant has weights of its own: which one a weight goes with has to be said, be it the default.
+        assert ("variant" in weights.arguments) == ("variant" in parameters)
         if variant := weights.arguments.get("variant"):
             assert f'"{variant}"' in getattr(losses, name).__doc__
         for other in re.findall(r"[a-z]+_[a-z_]+", weights.beside):
@@ -94,6 +97,9 @@ def test_weights_are_the_published_ones():
         for w in loss.weights
     }
     assert found == expected
+    beside = {(loss.name, w.setting): w.beside for loss in LOSSES for w in loss.weights}
+    for line in PUBLISHED:
+        assert line.get("needs", "") in beside[line["loss"], line["setting"]]
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
@@ -106,6 +112,8 @@ def test_the_list_is_complete_and_fits(width):
         assert all(str(x) in block for x in (loss.paper, loss.year or "", loss.arxiv, *loss.part_of, *loss.objectives))
         rows = re.findall(r"  (\S+) +(\S+) +(-|\? |[\d.-]+(?: at [\d.-]+)?)(?:  |$)", block, re.MULTILINE)
         assert len(rows) >= len(loss.weights), block
+        for weights in loss.weights:
+            assert "variant" not in weights.arguments or f"variant={weights.arguments['variant']}" in block
     assert [line.split()[0] for line in text.splitlines() if line.endswith("---")] == list(FAMILIES)
 
 

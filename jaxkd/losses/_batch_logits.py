@@ -92,8 +92,8 @@ def multi_level_kd(
     KD of the strong view at T = 4, 3, 5, plus w times KD of the *weak* view again at T = 2, 6; beside cross-entropies
     of both views.
 
-    Published weights: cross-entropy .1 and w = .9 on CIFAR-100; .5 and .5 on ImageNet, of temperatures
-    (1, 3, 5, 2, 6).
+    Published weights go with ``variant="code"``, half of the default or so: cross-entropy .1 and w = .9 on CIFAR-100;
+    .5 and .5 on ImageNet, of temperatures (1, 3, 5, 2, 6).
 
     Args:
       student_logits: [batch, classes], two classes at least.

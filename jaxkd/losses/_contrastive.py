@@ -47,8 +47,8 @@ def contrastive_representation(
     themselves as ``student_positive`` and ``teacher_positive``, and no gradient flows into them. Without, a positive is
     the embedding of the other network, and has a gradient.
 
-    Published weight: 0.8, beside a cross-entropy with 1 (CIFAR-100; T = 0.07, K = 16384, n = 50000, and Z fixed to
-    n times the mean of exp(e . key / T) over the first batch).
+    Published weight: 0.8, with positives of the banks, beside a cross-entropy with 1 (CIFAR-100; T = 0.07, K = 16384,
+    n = 50000, and Z fixed to n times the mean of exp(e . key / T) over the first batch).
 
     Args:
       student: embeddings [..., dim] of examples.

@@ -221,7 +221,9 @@ WEIGHTS: Mapping[str, tuple[Weights, ...]] = {
         _at("CIFAR-100, ResNet-56/20", _ABKD, 32, None, alpha=0.8, beta=0.3, variant="continuous"),
     ),
     "adaptive_kl": (_at("GPT-2 on Dolly", "wutaiqiang/LLM_KD_AKL", 0.5, 0.5, mu=0.5),),
-    "interpolated_teacher": (_at("language models", "SakanaAI/TAID", 1, 0, variant="code", beside="u grows from 0.4 to 1"),),
+    "interpolated_teacher": (
+        _at("language models", "SakanaAI/TAID", 1, 0, variant="code", beside="u grows from 0.4 to 1"),
+    ),
     "universal_logit": (_at("language models", "Nicolas-BZRD/llm-recipes", 1.5),),
     "margin_mse": (_at("MS MARCO", _PAPER, 1, 0),),
     "listwise_kl": (_at("Sentence Transformers' default", "UKPLab/sentence-transformers", 1, 0, temperature=1),),

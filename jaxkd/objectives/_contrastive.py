@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from typing import Literal, TypeVar
 
 import jax
@@ -17,6 +18,8 @@ from jaxkd.objectives._memory import check_index, gather, global_positions, read
 from jaxkd.objectives._objective import Objective, Signals, Taps, Term
 
 Variant = Literal["memory", "queue", "in_batch"]
+# The published ones, of the memory.
+_NEGATIVES, _MOMENTUM = 16384, 0.5
 T = TypeVar("T")
 
 
@@ -27,9 +30,9 @@ def crd(
     n_data: int | None = None,
     labels: np.ndarray | None = None,
     dim: int = 128,
-    negatives: int = 16384,
+    negatives: int = _NEGATIVES,
     temperature: Number = 0.07,
-    momentum: Number = 0.5,
+    momentum: Number = _MOMENTUM,
     variant: Variant = "memory",
 ) -> Objective:
     """Contrastive representation distillation (CRD): tells an example's pair of features from pairs of two examples.
@@ -69,9 +72,9 @@ def crd(
         loss NaN. For ``"memory"`` only; with ``labels`` it is known from them.
       labels: integers [n_data], the class of every example of the training set: negatives are of other classes.
       dim: of the embeddings.
-      negatives: K; the length of the queue. ``"in_batch"`` has those that the batch has.
+      negatives: K; the length of the queue. ``"in_batch"`` has those that the batch has, and takes no number.
       temperature: above 0: a number, a schedule of the step, or a traced array.
-      momentum: of the memories, in [0, 1]: likewise.
+      momentum: of the rows of ``"memory"``, which alone takes it, in [0, 1]: likewise.
       variant: see above.
 
     Raises:
@@ -86,15 +89,21 @@ def crd(
     if variant not in ("memory", "queue", "in_batch"):
         raise ValueError(f'variant={variant!r}: there are "memory", "queue" and "in_batch"')
     check_number("temperature", temperature, above=0)
+    if variant == "in_batch" and negatives != _NEGATIVES:
+        raise ValueError(f'negatives={negatives}: variant="in_batch" has those that the batch has')
+    # A schedule or a traced array is no default, and cannot be compared to it.
+    if variant != "memory" and not (isinstance(momentum, float) and momentum == _MOMENTUM):
+        raise ValueError(f'momentum={momentum}: variant="{variant}" averages no rows, variant="memory" does')
     check_number("momentum", momentum, within=(0, 1))
-    check_number("dim", dim, above=0)
-    check_number("negatives", negatives, above=0)
+    dim = _count("dim", dim)
+    negatives = _count("negatives", negatives)
+    n_data = None if n_data is None else _count("n_data", n_data)
     classes = None if labels is None else _by_class(np.asarray(labels))
     rows = (n_data or 0) if classes is None else len(classes["order"])
     if variant == "memory":
         if classes is not None and n_data not in (None, len(classes["order"])):
             raise ValueError(f"n_data is {n_data}, labels {shape_of(labels)}: one label for each example of the data")
-        if rows < 1:
+        if not rows:
             raise ValueError(f'n_data is {n_data}: variant="memory" needs the number of examples in the training set')
     elif n_data is not None or labels is not None:
         raise ValueError(f'variant="{variant}" keeps no row for each example: n_data and labels are of no use to it')
@@ -145,6 +154,16 @@ def crd(
 
 def _pair(student: T, teacher: T) -> dict[str, T]:
     return {"student": student, "teacher": teacher}
+
+
+def _count(name: str, value: int) -> int:
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = 0
+    if whole < 1:
+        raise ValueError(f"{name} is {value}: it has to be a whole number, 1 or more")
+    return whole
 
 
 def _by_class(labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ def masked_generative(
       student: a tap of the student, [batch, height, width, channels].
       teacher: a tap of the teacher of the same height and width.
       mask: what is dropped as one: the channels of a position, or the positions of a channel.
-      share: the probability to be dropped, in [0, 1].
+      share: the probability to be dropped, in [0, 1): of what is wholly masked nothing can be made.
 
     Raises:
       ValueError: if ``mask`` or ``share`` is out of range; in ``init``: if the maps do not have one size.
@@ -41,6 +41,7 @@ def masked_generative(
       Yang, Li, Shao, Shi, Yuan, Yuan, "Masked Generative Distillation", 2022, https://arxiv.org/abs/2205.01529
     """
     check_number("share", share, within=(0, 1))
+    check_number("the share that is kept, 1 - share,", 1 - share, above=0)
     if mask not in ("positions", "channels"):
         raise ValueError(f'mask={mask!r}: there are "positions" and "channels"')
 

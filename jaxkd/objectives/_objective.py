@@ -15,6 +15,10 @@ class Taps(NamedTuple):
     teacher: tuple[str, ...] = ()
 
 
+# Only ever read, as its type says.
+_NO_VARIABLES: Variables = {}
+
+
 class Signals(NamedTuple):
     """All that an objective may look at.
 
@@ -37,7 +41,7 @@ class Signals(NamedTuple):
     step: jax.Array
     rng: jax.Array
     axis_name: str | None = None
-    student_variables: Variables = {}
+    student_variables: Variables = _NO_VARIABLES
 
 
 class Term(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from jaxkd import losses
 from jaxkd._checks import shape_of
@@ -63,11 +64,18 @@ def sim_kd(
             raise ValueError(f'teacher tap "{teacher}" has {width} channels, which factor={factor} does not divide')
         features = jax.ShapeDtypeStruct((of_teacher[0], width), jnp.float32)
         try:
+            jax.eval_shape(head, signals.teacher_variables, features)
+        except Exception as error:
+            raise ValueError(
+                f'head does not run on features {shape_of(features)}, the averages of teacher tap "{teacher}" '
+                f"{shape_of(signals.teacher.taps[teacher])} over height and width (channels are the last axis): {error}"
+            ) from error
+        try:
             jax.eval_shape(head, _read_by(head, signals.teacher_variables, features), features)
         except Exception as error:
             raise ValueError(
-                f"head does not run on those of the teacher's variables that it reads, with features "
-                f"{shape_of(features)}: give one that takes them apart itself, as the head of a Linen network does"
+                "head does not run on those of the teacher's variables alone that it reads, which are what is "
+                f"deployed: give one that takes them apart itself, as the head of a Linen network does ({error})"
             ) from error
         widths = (of_student[-1], width // factor, width // factor, width)
         keys = jax.random.split(key, len(_LAYERS))
@@ -152,9 +160,10 @@ def _part(variables: Variables, name: str) -> dict[str, Any]:
 def _read_by(head: Callable, variables: Variables, features: Any) -> Variables:
     """Those of the variables, nested mappings of arrays, that the classifier's result depends on."""
     jaxpr = jax.make_jaxpr(head)(variables, features).jaxpr
-    read = {id(x) for equation in jaxpr.eqns for x in equation.invars} | {id(x) for x in jaxpr.outvars}
+    # Dead code is looked for inside of jit and remat too, which take all variables, whatever they read.
+    _, read = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     leaves, structure = jax.tree.flatten(variables)
-    flags = [id(x) in read for x in jaxpr.invars[: len(leaves)]]
+    flags = list(read[: len(leaves)])
 
     def pruned(tree: Any, flags: Any) -> Any:
         if not isinstance(tree, Mapping):

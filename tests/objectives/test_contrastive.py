@@ -210,6 +210,14 @@ def test_errors():
         crd("f", "f", labels=np.array([-1, 2]))
     with pytest.raises(ValueError, match="n_data and labels are of no use to it"):
         crd("f", "f", n_data=3, variant="queue")
+    for name, value in (("n_data", 20.0), ("n_data", 0), ("dim", 16.0), ("negatives", 0.5)):
+        with pytest.raises(ValueError, match=f"{name} is {value}: it has to be a whole number, 1 or more"):
+            crd("f", "f", **{"n_data": 3, name: value})
+    with pytest.raises(ValueError, match=r'negatives=7: variant="in_batch" has those that the batch has'):
+        crd("f", "f", negatives=7, variant="in_batch")
+    for variant in ("queue", "in_batch"):
+        with pytest.raises(ValueError, match=f'momentum=0.9: variant="{variant}" averages no rows'):
+            crd("f", "f", momentum=0.9, variant=variant)
     with pytest.raises(ValueError, match="temperature is 0: it has to be above 0"):
         crd("f", "f", n_data=3, temperature=0)
     objective, signals = crd("f", "f", n_data=DATA), next(iter(steps()))

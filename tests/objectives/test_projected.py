@@ -152,6 +152,8 @@ def test_masked_generative_of_equal_widths_has_no_alignment_and_draws_anew():
 def test_masked_generative_errors():
     with pytest.raises(ValueError, match=r"share is 1\.5: it has to lie in"):
         masked_generative("f", "f", share=1.5)
+    with pytest.raises(ValueError, match=r"1 - share, is 0: it has to be above 0"):
+        masked_generative("f", "f", share=1)
     with pytest.raises(ValueError, match="mask='pixels': there are"):
         masked_generative("f", "f", mask="pixels")
     with pytest.raises(ValueError, match=r'"f" is \[4,2,2,3\], teacher tap "f" is \[4,4,4,3\]: .* of one size'):

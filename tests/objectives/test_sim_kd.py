@@ -139,5 +139,22 @@ def test_what_does_not_fit_is_told():
     with pytest.raises(ValueError, match="pass head="):
         objectives.sim_kd("map", "map", head=None)
     other = objectives.sim_kd("map", "map", head=lambda variables, x: x @ jnp.ones((5, 2)))
-    with pytest.raises(ValueError, match="head"):
+    with pytest.raises(ValueError, match=r'features \[4,6\].*"map" \[4,2,2,6\].*channels are the last axis.*\(5,'):
         learners.distill(STUDENT, TEACHER, other, optax.sgd(0.1)).init(jax.random.key(0), frozen, DATA)
+    greedy = objectives.sim_kd("map", "map", head=lambda v, x: (v["params"]["trunk"], TEACHER.head(v, x))[1])
+    with pytest.raises(ValueError, match=r"takes them apart itself.*trunk"):
+        learners.distill(STUDENT, TEACHER, greedy, optax.sgd(0.1)).init(jax.random.key(0), frozen, DATA)
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint])
+def test_classifier_in_a_program_of_its_own_leaves_the_trunk_behind_too(wrap):
+    def head(variables, features):
+        unused = variables["params"].get("trunk", 0) * 2
+        return (TEACHER.head(variables, features), unused)[0]
+
+    frozen = TEACHER.init(jax.random.key(0), DATA)
+    one = objectives.sim_kd("map", "map", head=wrap(head))
+    learner = learners.distill(STUDENT, TEACHER, one, optax.sgd(0.1))
+    variables = learner.deploy(learner.init(jax.random.key(1), frozen, DATA), frozen)
+    assert set(variables["params"]["teacher"]) == {"classifier"}
+    assert learner.network.apply(variables, DATA)[0].logits.shape == (BATCH, CLASSES)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -12,15 +13,44 @@ def shape_of(x: Any) -> str:
 
 
 def check_number(
-    name: str, value: Any, *, above: float | None = None, within: tuple[float, float] | None = None
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    within: tuple[float, float] | None = None,
 ) -> None:
-    """Raises ValueError if a number known now is out of its range; traced values and schedules pass unseen.
+    """Raises unless it is a finite number in its range, or an array of them: TypeError for what is neither.
 
+    Of traced values the type is all there is to check; schedules, and what else holds a number, pass unseen.
     A concrete ``jax.Array`` is waited for: nothing compiled ever is, and what is run eagerly waits for one number.
     """
-    if isinstance(value, jax.core.Tracer) or not isinstance(value, int | float | np.ndarray | np.generic | jax.Array):
+    if callable(value) or hasattr(value, "__jax_array__"):
         return
-    if above is not None and not np.all(np.asarray(value) > above):
-        raise ValueError(f"{name} is {value}: it has to be above {above}")
-    if within is not None and not np.all((np.asarray(value) >= within[0]) & (np.asarray(value) <= within[1])):
-        raise ValueError(f"{name} is {value}: it has to lie in [{within[0]}, {within[1]}]")
+    if not isinstance(value, int | float | np.ndarray | np.generic | jax.Array):
+        raise TypeError(f"{name} is a {type(value).__name__}, {value!r}: it has to be a number, or an array of them")
+    dtype = jnp.result_type(value)
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise ValueError(f"{name} is {dtype}: it has to be a real number")
+    if isinstance(value, jax.core.Tracer):
+        return
+    numbers = np.asarray(value)
+    if above is not None:
+        _check(numbers > above, name, value, f"be above {above}")
+    if below is not None:
+        _check(numbers < below, name, value, f"be below {below}")
+    if within is not None:
+        _check((numbers >= within[0]) & (numbers <= within[1]), name, value, f"lie in [{within[0]}, {within[1]}]")
+    # Not of integers, which may be larger than NumPy's.
+    if jnp.issubdtype(dtype, jnp.floating):
+        _check(np.abs(numbers) < np.inf, name, value, "be finite")
+
+
+def _check(holds: Any, name: str, value: Any, what: str) -> None:
+    """Raises ValueError with the number, or the first of them, for which it does not hold."""
+    if np.all(holds):
+        return
+    if np.ndim(value) == 0:
+        raise ValueError(f"{name} is {value}: it has to {what}")
+    first = np.asarray(value)[~np.asarray(holds)][0]
+    raise ValueError(f"{name} {shape_of(value)} has {first} in it: it has to {what}")

@@ -6,10 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number
-from jaxkd.losses._arguments import ArrayLike, Where, check_variant
+from jaxkd.losses._arguments import ArrayLike, Where, check_variant, number
 from jaxkd.losses._kl import softmax_and_logarithm
-from jaxkd.losses._numerics import log_softmax, over
+from jaxkd.losses._numerics import log_softmax, with_axis
 from jaxkd.losses._pairs import logit_pair, polynomial, static_number, without_excluded
 
 SMALLEST_POSITIVE = 1 / 16
@@ -62,10 +61,9 @@ def alpha_beta_divergence(
       alpha-beta-Divergence", 2025, https://arxiv.org/abs/2505.04560
     """
     alpha, beta = static_number("alpha", alpha), static_number("beta", beta)
-    check_number("temperature", temperature, above=0)
     check_variant(variant, ("continuous", "code"))
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    divisor = over(axis, jnp.asarray(temperature, jnp.result_type(student, teacher)))
+    divisor = with_axis(axis, number("temperature", temperature, student, axis, above=0))
     student, teacher = (
         without_excluded(student / divisor, teacher / divisor),
         without_excluded(teacher / divisor, teacher),

@@ -1,12 +1,14 @@
 """What the losses take: types, and checks that raise before anything is compiled."""
 
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd._checks import shape_of
+from jaxkd._checks import check_number, shape_of
 
 Axis = int | Sequence[int]
 Where = jax.Array | np.ndarray | None
@@ -18,6 +20,56 @@ def at_least_float32(*arrays: ArrayLike) -> list[jax.Array]:
     return [jnp.asarray(x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32)) for x in arrays]
 
 
+def number(
+    name: str,
+    value: ArrayLike,
+    logits: jax.Array,
+    axis: int | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    within: tuple[float, float] | None = None,
+) -> jax.Array:
+    """A parameter in the type of the logits: a scalar or, given the ``axis`` of the classes, also one an example.
+
+    Raises ValueError if it has another shape, numbers of examples are integers, or known ones are out of range.
+    """
+    check_number(name, value, above=above, below=below, within=within)
+    numbers = jnp.asarray(value)
+    if numbers.ndim > 0:
+        if axis is None:
+            raise ValueError(f"{name} {shape_of(numbers)}: it has to be a scalar, one for all examples")
+        if not jnp.issubdtype(numbers.dtype, jnp.floating):
+            raise ValueError(
+                f"{name} {shape_of(numbers)} is {numbers.dtype}: numbers of examples have to be floating-point; "
+                "integers are labels, passed in its place by mistake"
+            )
+        examples = tuple(np.delete(logits.shape, axis).tolist())
+        if numbers.shape != examples:
+            raise ValueError(
+                f"{name} {shape_of(numbers)}, examples {_printed(examples)}: "
+                "give a scalar, or one number for each example"
+            )
+    return numbers.astype(logits.dtype)
+
+
+def sequence(name: str, values: Any) -> tuple[Any, ...]:
+    """The values as a tuple; raises ValueError if it is one value, or none."""
+    try:
+        values = tuple(values)
+    except TypeError:
+        raise ValueError(f"{name} is {values}: it has to be a sequence, ({values},) for one") from None
+    if not values:
+        raise ValueError(f"{name} is empty: give one or more")
+    return values
+
+
+def check_array(what: str, x: Any) -> None:
+    """Raises TypeError for what is no array, a list for one: as ``jax.numpy`` does, but without its contents."""
+    if not hasattr(x, "dtype") and not isinstance(x, bool | int | float | complex):
+        raise TypeError(f"{what}: a {type(x).__name__} is no array; give one, as jnp.asarray makes it")
+
+
 def check_same_shape(what: str, student: ArrayLike, teacher: ArrayLike, cure: str) -> None:
     """Raises ValueError unless both have one shape."""
     if jnp.shape(student) != jnp.shape(teacher):
@@ -27,21 +79,32 @@ def check_same_shape(what: str, student: ArrayLike, teacher: ArrayLike, cure: st
 def check_floating(what: str, *arrays: ArrayLike) -> None:
     """Raises ValueError unless all are real floating-point arrays: integers are labels or ids, passed by mistake."""
     for x in arrays:
+        check_array(what, x)
         if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
             raise ValueError(f"{what} {shape_of(x)} are {jnp.result_type(x)}: they have to be floating-point numbers")
 
 
-def check_axis(what: str, x: ArrayLike, axis: Axis) -> None:
-    """Raises ValueError if the array has no such axis."""
-    for one in (axis,) if isinstance(axis, int) else axis:
-        if not -jnp.ndim(x) <= one < jnp.ndim(x):
-            raise ValueError(f"axis {one} of {what} {shape_of(x)}: there is no such axis, give one in range as axis=")
+def check_axis(what: str, x: ArrayLike, axis: int) -> None:
+    """Raises ValueError unless it is one axis that the array has."""
+    try:
+        number_of_axis = operator.index(axis)
+    except TypeError:
+        raise ValueError(f"axis of {what} {shape_of(x)} is {axis!r}: it has to be one whole number") from None
+    if not -jnp.ndim(x) <= number_of_axis < jnp.ndim(x):
+        raise ValueError(f"axis {axis} of {what} {shape_of(x)}: there is no such axis, give one in range as axis=")
+
+
+def check_axes(what: str, x: ArrayLike, axes: Axis) -> None:
+    """Raises ValueError unless the array has the axis, or all of several."""
+    for axis in axes if isinstance(axes, Sequence) else (axes,):
+        check_axis(what, x, axis)
 
 
 def check_where(where: Where, shape: Sequence[int], over: str) -> None:
     """Raises ValueError unless the mask is boolean and broadcasts to ``shape``, that of what ``over`` names."""
     if where is None:
         return
+    check_array("where", where)
     if jnp.result_type(where) != jnp.bool_:
         raise ValueError(f"where {shape_of(where)} is {jnp.result_type(where)}: it has to be boolean")
     # Without a message of NumPy's own, which names neither the mask nor what it is for.
@@ -49,8 +112,9 @@ def check_where(where: Where, shape: Sequence[int], over: str) -> None:
     if len(mask) > len(shape) or any(
         m not in (1, n) for m, n in zip(reversed(mask), reversed(list(shape)), strict=False)
     ):
-        printed = "[" + ",".join(map(str, shape)) + "]"
-        raise ValueError(f"where {shape_of(where)} does not broadcast to {over} {printed}: give one flag for each")
+        raise ValueError(
+            f"where {shape_of(where)} does not broadcast to {over} {_printed(shape)}: give one flag for each"
+        )
 
 
 def check_variant(variant: str, known: Sequence[str]) -> None:
@@ -61,11 +125,11 @@ def check_variant(variant: str, known: Sequence[str]) -> None:
 
 def check_labels(labels: ArrayLike, shape: Sequence[int], classes: int) -> None:
     """Raises ValueError unless labels are integers of this shape; if they are known now, also below ``classes``."""
+    check_array("labels", labels)
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         raise ValueError(f"labels are {jnp.result_type(labels)}: they have to be integers (soft labels: optax.losses)")
     if jnp.shape(labels) != tuple(shape):
-        printed = "[" + ",".join(map(str, shape)) + "]"
-        raise ValueError(f"labels {shape_of(labels)}, examples {printed}: one label for each example")
+        raise ValueError(f"labels {shape_of(labels)}, examples {_printed(shape)}: one label for each example")
     if not isinstance(labels, jax.core.Tracer) and np.any(np.asarray(labels) >= classes):
         largest = np.max(np.asarray(labels))
         raise ValueError(
@@ -81,3 +145,7 @@ def check_logits(student: ArrayLike, teacher: ArrayLike, axis: int, where: Where
     check_same_shape("logits", student, teacher, cure)
     check_axis("logits", student, axis)
     check_where(where, jnp.shape(student), "logits")
+
+
+def _printed(shape: Sequence[int]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number, shape_of
-from jaxkd.losses._arguments import ArrayLike, Where, check_variant
+from jaxkd._checks import shape_of
+from jaxkd.losses._arguments import ArrayLike, Where, check_variant, number, sequence
 from jaxkd.losses._batch import global_batch
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._maps import check_positive_scalar
 from jaxkd.losses._numerics import masked_mean, masked_sum, safe_norm
 from jaxkd.losses._own_class import NOT_NEGATIVE
 from jaxkd.losses._pairs import logit_pair
@@ -57,17 +56,16 @@ def dist(
       Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", 2022,
       https://arxiv.org/abs/2205.10536
     """
-    check_positive_scalar("temperature", temperature)
-    check_number("beta", beta, within=NOT_NEGATIVE)
-    check_number("gamma", gamma, within=NOT_NEGATIVE)
     student, teacher, where, _ = _global_logits(student_logits, teacher_logits, where, axis_name, least=2)
+    temperature = number("temperature", temperature, student, above=0)
+    beta, gamma = (number(name, x, student, within=NOT_NEGATIVE) for name, x in (("beta", beta), ("gamma", gamma)))
     valid = None if where is None else where[:, None]
     P, Q = (jax.nn.softmax(x / temperature, -1) for x in (teacher, student))
     inter = masked_mean(1 - _correlation(P, Q, -1, None), where, 0)
     intra = jnp.mean(1 - _correlation(P, Q, 0, valid))
     if where is not None:
         intra = jnp.where(jnp.sum(where) > 1, intra, 0)
-    return jnp.square(temperature) * (jnp.asarray(beta) * inter + jnp.asarray(gamma) * intra)
+    return jnp.square(temperature) * (beta * inter + gamma * intra)
 
 
 def multi_level_kd(
@@ -115,19 +113,17 @@ def multi_level_kd(
       https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html
     """
     check_variant(variant, ("paper", "code"))
-    if not len(temperatures):
-        raise ValueError("temperatures is empty: give one or more")
-    for temperature in temperatures:
-        check_positive_scalar("temperatures", temperature)
+    temperatures = sequence("temperatures", temperatures)
     student, teacher, where, count = _global_logits(student_logits, teacher_logits, where, axis_name, least=1)
     valid = None if where is None else where[:, None]
     of_examples, of_classes = jnp.zeros((), student.dtype), jnp.zeros((), student.dtype)
-    for temperature in temperatures:
+    for one in temperatures:
+        temperature = number("temperatures", one, student, above=0)
         t, s = teacher / temperature, student / temperature
         P, Q = (jax.nn.softmax(x, -1) for x in (t, s))
         if valid is not None:
             P, Q = jnp.where(valid, P, 0), jnp.where(valid, Q, 0)
-        of_examples += temperature**2 * masked_mean(kl_of_logits(t, s, -1, None), where, 0)
+        of_examples += jnp.square(temperature) * masked_mean(kl_of_logits(t, s, -1, None), where, 0)
         of_examples += _difference_of_products(P, Q) / count
         of_classes += _difference_of_products(P.T, Q.T) / student.shape[-1]
     if variant == "code":

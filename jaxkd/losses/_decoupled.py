@@ -6,11 +6,10 @@ Notation: s, t are the logits of student and teacher, y the label, T the tempera
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number
-from jaxkd.losses._arguments import ArrayLike, Where
+from jaxkd.losses._arguments import ArrayLike, Where, number
 from jaxkd.losses._kl import kl_of_logits
 from jaxkd.losses._logits import cross_entropy
-from jaxkd.losses._numerics import log_softmax, over
+from jaxkd.losses._numerics import log_softmax, with_axis
 from jaxkd.losses._own_class import NOT_NEGATIVE, OwnClass, logsumexp
 from jaxkd.losses._pairs import cross_entropy_of, logit_pair, probabilities
 
@@ -58,15 +57,14 @@ def decoupled_kd(
     References:
       Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022, https://arxiv.org/abs/2203.08679
     """
-    check_number("temperature", temperature, above=0)
-    check_number("alpha", alpha, within=NOT_NEGATIVE)
-    check_number("beta", beta, within=NOT_NEGATIVE)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     own = OwnClass(labels, student, axis, where)
-    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
+    temperature = number("temperature", temperature, student, axis, above=0)
+    alpha = number("alpha", alpha, student, axis, within=NOT_NEGATIVE)
+    beta = number("beta", beta, student, axis, within=NOT_NEGATIVE)
     lowest = jnp.finfo(temperature.dtype).min
     # A class at -inf is as good as one at the lowest number there is, and leaves the logits finite.
-    student, teacher = (jnp.maximum(x / over(axis, temperature), lowest) for x in (student, teacher))
+    student, teacher = (jnp.maximum(x / with_axis(axis, temperature), lowest) for x in (student, teacher))
     rest_of_teacher = logsumexp(teacher, axis, own.others)
     of_target = kl_of_logits(
         jnp.stack([own.of(teacher), rest_of_teacher], -1),
@@ -77,7 +75,7 @@ def decoupled_kd(
     of_others = kl_of_logits(teacher, student, axis, own.others)
     # A teacher that rules out all others has no distribution over them.
     of_others = jnp.where(rest_of_teacher > 0.5 * lowest, of_others, 0)
-    return own.only_labelled(jnp.square(temperature) * (jnp.asarray(alpha) * of_target + jnp.asarray(beta) * of_others))
+    return own.only_labelled(jnp.square(temperature) * (alpha * of_target + beta * of_others))
 
 
 def normalized_kd(
@@ -121,15 +119,12 @@ def normalized_kd(
       Yang, Zeng, Li, Zhang, Yuan, Li, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
       with Normalized Loss and Customized Soft Labels", 2023, https://arxiv.org/abs/2303.13005
     """
-    check_number("temperature", temperature, above=0)
-    check_number("gamma", gamma, within=NOT_NEGATIVE)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     own = OwnClass(labels, student, axis, where)
-    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
+    temperature = number("temperature", temperature, student, axis, above=0)
+    gamma = number("gamma", gamma, student, axis, within=NOT_NEGATIVE)
     p_own = jnp.exp(-cross_entropy(teacher, labels, axis=axis, where=where))
     of_target = p_own * cross_entropy(student, labels, axis=axis, where=where)
-    divisor = over(axis, temperature)
+    divisor = with_axis(axis, temperature)
     P, log_Q = probabilities(teacher / divisor, axis, own.others), log_softmax(student / divisor, axis, own.others)
-    return own.only_labelled(
-        of_target + jnp.asarray(gamma) * jnp.square(temperature) * cross_entropy_of(P, log_Q, axis)
-    )
+    return own.only_labelled(of_target + gamma * jnp.square(temperature) * cross_entropy_of(P, log_Q, axis))

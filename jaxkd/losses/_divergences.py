@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd._checks import check_number
-from jaxkd.losses._arguments import ArrayLike, Where, check_variant
+from jaxkd.losses._arguments import ArrayLike, Where, check_variant, number
 from jaxkd.losses._kl import kl_of_logits
 from jaxkd.losses._mixtures import kl_to_mixture, kls_to_mixture, log_mixture
-from jaxkd.losses._numerics import over
+from jaxkd.losses._numerics import with_axis
 from jaxkd.losses._pairs import (
-    check_share,
     cross_entropy_of,
     logit_pair,
     probabilities,
@@ -54,10 +53,9 @@ def reverse_kl(
       Gu, Dong, Wei, Huang, "MiniLLM: Knowledge Distillation of Large Language Models", 2023,
       https://arxiv.org/abs/2306.08543
     """
-    check_number("temperature", temperature, above=0)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
-    divisor = over(axis, temperature)
+    temperature = number("temperature", temperature, student, axis, above=0)
+    divisor = with_axis(axis, temperature)
     value = kl_of_logits(student / divisor, teacher / divisor, axis, where, excluding=True)
     return jnp.square(temperature) * value
 
@@ -78,6 +76,7 @@ def generalized_jsd(
     beta = 1 is KL(q || p): special cases, not limits, for the formula tends to 0 at both ends.
     ``scaled`` divides by beta (1 - beta), of which the two are the limits; beta = 1/2 is then 4 times as large.
     TRL softens both sides by T without T^2, has T = 1 and beta = 1/2, and takes the mean over valid tokens, weight 1.
+    ``reverse_kl`` and ``soft_label_kl`` have T^2: at T they are T^2 times this at beta = 1 and at beta = 0.
 
     Args:
       student_logits: [..., classes].
@@ -101,9 +100,8 @@ def generalized_jsd(
     """
     beta = static_number("beta", beta)
     check_number("beta", beta, within=(0, 1))
-    check_number("temperature", temperature, above=0)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    divisor = over(axis, jnp.asarray(temperature, jnp.result_type(student, teacher)))
+    divisor = with_axis(axis, number("temperature", temperature, student, axis, above=0))
     student, teacher = student / divisor, teacher / divisor
     if beta == 0:
         return kl_of_logits(teacher, student, axis, where)
@@ -148,9 +146,8 @@ def skew_kl(
       https://arxiv.org/abs/2402.03898
     """
     check_variant(variant, ("paper", "code"))
-    check_share("alpha", alpha)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    share = jnp.asarray(over(axis, jnp.asarray(alpha, jnp.result_type(student, teacher))))
+    share = with_axis(axis, number("alpha", alpha, student, axis, above=0, below=1))
     if variant == "code":
         p, log_m = probabilities(teacher, axis, where), log_mixture(share, teacher, student, axis, where)
         return cross_entropy_of(p, log_m, axis)
@@ -194,9 +191,8 @@ def skew_reverse_kl(
       https://arxiv.org/abs/2503.07067
     """
     check_variant(variant, ("paper", "detached"))
-    check_share("alpha", alpha)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    share = jnp.asarray(over(axis, jnp.asarray(alpha, jnp.result_type(student, teacher))))
+    share = with_axis(axis, number("alpha", alpha, student, axis, above=0, below=1))
     if variant == "detached":
         log_m = log_mixture(share, jax.lax.stop_gradient(student), teacher, axis, where)
         return kl_of_logits(student, log_m, axis, where)

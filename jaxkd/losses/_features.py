@@ -8,7 +8,7 @@ from jaxkd.losses._arguments import (
     Axis,
     Where,
     at_least_float32,
-    check_axis,
+    check_axes,
     check_floating,
     check_same_shape,
 )
@@ -42,7 +42,7 @@ def hint(student: ArrayLike, teacher: ArrayLike, *, axis: Axis = -1, where: Wher
     check_floating("student features", student)
     check_floating("teacher features", teacher)
     check_same_shape("features", student, teacher, "add a connector that brings the student's to the teacher's shape")
-    check_axis("features", student, axis)
+    check_axes("features", student, axis)
     check_mask(where, jnp.shape(student), "features")
     student, teacher = at_least_float32(student, teacher)
     difference = student - teacher

@@ -24,7 +24,8 @@ def check_weights(weights: ArrayLike | None, normalizer: ArrayLike | None, shape
             raise ValueError(f"weights {shape_of(weights)} go down to {np.nanmin(weights)}: they have to be at least 0")
     if normalizer is not None and jnp.shape(normalizer) not in ((), (batch,)):
         raise ValueError(f"normalizer {shape_of(normalizer)}, [{batch}] images: give one number, or one for each image")
-    check_number("normalizer", normalizer, above=0)
+    if normalizer is not None:
+        check_number("normalizer", normalizer, above=0)
 
 
 def check_shares(**shares: ArrayLike) -> None:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxkd._checks import check_number
 from jaxkd.losses._arguments import (
     ArrayLike,
     Where,
@@ -17,9 +16,10 @@ from jaxkd.losses._arguments import (
     check_floating,
     check_labels,
     check_where,
+    number,
 )
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._numerics import log_softmax, over
+from jaxkd.losses._numerics import log_softmax, with_axis
 from jaxkd.losses._pairs import check_several, logit_pair
 
 
@@ -52,12 +52,12 @@ def softmax_with_temperature(
     References:
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
-    check_number("temperature", temperature, above=0)
     check_floating("logits", logits)
     check_axis("logits", logits, axis)
     check_where(where, jnp.shape(logits), "logits")
     (logits,) = at_least_float32(logits)
-    probabilities = jnp.exp(log_softmax(logits / over(axis, temperature), axis, where))
+    temperature = number("temperature", temperature, logits, axis, above=0)
+    probabilities = jnp.exp(log_softmax(logits / with_axis(axis, temperature), axis, where))
     return probabilities if where is None else jnp.where(where, probabilities, 0)
 
 
@@ -92,10 +92,9 @@ def soft_label_kl(
     References:
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
-    check_number("temperature", temperature, above=0)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
-    divisor = over(axis, temperature)
+    temperature = number("temperature", temperature, student, axis, above=0)
+    divisor = with_axis(axis, temperature)
     return jnp.square(temperature) * kl_of_logits(teacher / divisor, student / divisor, axis, where)
 
 
@@ -138,10 +137,11 @@ def distillation_loss(
     References:
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
-    check_number("alpha", alpha, within=(0, 1))
-    soft = soft_label_kl(student_logits, teacher_logits, temperature, axis=axis, where=where)
-    hard = cross_entropy(student_logits, labels, axis=axis, where=where)
-    return jnp.asarray(alpha) * soft + (1 - jnp.asarray(alpha)) * hard
+    student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
+    soft = soft_label_kl(student, teacher, temperature, axis=axis, where=where)
+    hard = cross_entropy(student, labels, axis=axis, where=where)
+    alpha = number("alpha", alpha, student, axis, within=(0, 1))
+    return alpha * soft + (1 - alpha) * hard
 
 
 def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: Where = None) -> jax.Array:
@@ -167,7 +167,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
     """
     check_floating("logits", logits)
     check_axis("logits", logits, axis)
-    check_several("class", logits, axis)
+    check_several("class", "logits", logits, axis)
     check_where(where, jnp.shape(logits), "logits")
     (logits,) = at_least_float32(logits)
     check_labels(labels, np.delete(logits.shape, axis).tolist(), logits.shape[axis])

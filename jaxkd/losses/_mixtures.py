@@ -79,7 +79,7 @@ def _sum_and_gradients(a: jax.Array, b: jax.Array, where: Where, share: float, a
     """The weighted sum of the two divergences, and its gradients with respect to the logits."""
     p, q, m = _mixture(share, a, b, axis, where)
     ratio = (q - p) / m
-    value, gradients = jnp.zeros(()), []
+    value, gradients = jnp.zeros((), p.dtype), []
     for weight, other, of in ((share, 1 - share, p), (1 - share, -share, q)):
         beyond = other * (q - p)
         terms = _terms(other * ratio, of, m, beyond)

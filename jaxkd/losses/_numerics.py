@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._arguments import ArrayLike, Axis, Where
+from jaxkd.losses._arguments import Axis, Where
 
 
 def masked_sum(x: jax.Array, where: Where, axis: Axis, keepdims: bool = False) -> jax.Array:
@@ -59,6 +59,6 @@ def log_softmax(logits: jax.Array, axis: int, where: Where) -> jax.Array:
     return jax.nn.log_softmax(logits, axis)
 
 
-def over(axis: int, value: ArrayLike) -> ArrayLike:
-    """A scalar as it is; a per-example array with ``axis`` put back, so that it broadcasts against the logits."""
-    return value if jnp.ndim(value) == 0 else jnp.expand_dims(value, axis)
+def with_axis(axis: int, value: jax.Array) -> jax.Array:
+    """A scalar as it is; numbers of examples with ``axis`` put back, so that they broadcast against the logits."""
+    return value if value.ndim == 0 else jnp.expand_dims(value, axis)

@@ -1,42 +1,40 @@
 """What the losses on two sets of logits share: their checks, and arithmetic of distributions."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxkd._checks import shape_of
+from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_logits
 
 
 def logit_pair(student: ArrayLike, teacher: ArrayLike, axis: int, where: Where) -> list[jax.Array]:
-    """The logits as floats of at least 32 bits; raises ValueError unless they are of one shape and fit the rest."""
+    """The logits in one type, floats of at least 32 bits.
+
+    Raises ValueError unless they are of one shape, of two classes or more, and fit the rest.
+    """
     check_logits(student, teacher, axis, where)
-    check_several("class", student, axis)
-    return at_least_float32(student, teacher)
+    check_several("class", "student logits", student, axis)
+    student, teacher = at_least_float32(student, teacher)
+    dtype = jnp.result_type(student, teacher)
+    return [student.astype(dtype), teacher.astype(dtype)]
 
 
-def check_several(what: str, x: ArrayLike, axis: int) -> None:
+def check_several(what: str, whose: str, x: ArrayLike, axis: int) -> None:
     """Raises ValueError if there is one class or candidate: a softmax over it is 1, and says nothing."""
     if jnp.shape(x)[axis] < 2:
-        raise ValueError(f"{shape_of(x)} has one {what} on axis {axis}: it takes two or more to compare")
-
-
-def check_share(name: str, value: ArrayLike) -> None:
-    """Raises ValueError if a number known now is not strictly between 0 and 1."""
-    if not isinstance(value, jax.core.Tracer) and not np.all((np.asarray(value) > 0) & (np.asarray(value) < 1)):
-        raise ValueError(f"{name} is {value}: it has to lie between 0 and 1, both excluded")
+        raise ValueError(f"{whose} {shape_of(x)} have one {what} on axis {axis}: it takes two or more to compare")
 
 
 def static_number(name: str, value: Any) -> float:
     """The number, of those that choose between formulas; raises ValueError if it is traced or not finite."""
     if isinstance(value, jax.core.Tracer):
         raise ValueError(f"{name} is traced: it chooses the formula, so it has to be a number known beforehand")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}: it has to be finite")
+    check_number(name, value)
+    if jnp.ndim(value) != 0:
+        raise ValueError(f"{name} {shape_of(value)}: it has to be one number")
     return float(value)
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_axis, check_logits
+from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_axis, check_floating, check_logits
 from jaxkd.losses._logits import soft_label_kl
 from jaxkd.losses._numerics import masked_mean
 from jaxkd.losses._pairs import check_several
@@ -67,7 +67,7 @@ def margin_mse(
       2020, https://arxiv.org/abs/2010.02666
     """
     check_logits(student_scores, teacher_scores, axis, where)
-    check_several("candidate", student_scores, axis)
+    check_several("candidate", "student scores", student_scores, axis)
     student, teacher = at_least_float32(student_scores, teacher_scores)
     gap = student - teacher
     margin = jax.lax.slice_in_dim(gap, 0, 1, axis=axis) - gap
@@ -112,6 +112,7 @@ def listwise_kl(
       Lin, Yang, Lin, "Distilling Dense Representations for Ranking using Tightly-Coupled Teachers", 2020,
       https://arxiv.org/abs/2010.11386
     """
-    check_axis("scores", student_scores, axis)
-    check_several("candidate", student_scores, axis)
+    check_floating("student scores", student_scores)
+    check_axis("student scores", student_scores, axis)
+    check_several("candidate", "student scores", student_scores, axis)
     return soft_label_kl(student_scores, teacher_scores, temperature, axis=axis, where=where)

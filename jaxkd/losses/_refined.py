@@ -6,7 +6,6 @@ Notation: s, t are the logits of student and teacher, y the label, T the tempera
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number
 from jaxkd.losses._arguments import (
     ArrayLike,
     Where,
@@ -15,10 +14,11 @@ from jaxkd.losses._arguments import (
     check_floating,
     check_variant,
     check_where,
+    number,
 )
 from jaxkd.losses._kl import kl_of_logits
 from jaxkd.losses._logits import cross_entropy
-from jaxkd.losses._numerics import log_softmax, over
+from jaxkd.losses._numerics import log_softmax, with_axis
 from jaxkd.losses._own_class import OwnClass
 from jaxkd.losses._pairs import check_several, cross_entropy_of, logit_pair, probabilities
 
@@ -63,15 +63,14 @@ def weighted_soft_label(
       Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance
       Tradeoff Perspective", 2021, https://arxiv.org/abs/2102.00650
     """
-    check_number("temperature", temperature, above=0)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
+    temperature = number("temperature", temperature, student, axis, above=0)
     # Both are 0 without a label, and so then is the weight.
     of_student, of_teacher = (
         cross_entropy(jax.lax.stop_gradient(x), labels, axis=axis, where=where) for x in (student, teacher)
     )
     weight = -jnp.expm1(-jnp.maximum(of_student / (of_teacher + 1e-7), 0))
-    divisor = over(axis, temperature)
+    divisor = with_axis(axis, temperature)
     p, log_q = probabilities(teacher / divisor, axis, where), log_softmax(student / divisor, axis, where)
     return jnp.square(temperature) * weight * cross_entropy_of(p, log_q, axis)
 
@@ -118,19 +117,17 @@ def one_for_all(
       Hao, Guo, Han, Tang, Hu, Wang, Xu, "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge
       Distillation", 2023, https://arxiv.org/abs/2310.19444
     """
-    check_number("exponent", exponent, above=0)
-    check_number("temperature", temperature, above=0)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     own = OwnClass(labels, student, axis, where)
-    dtype = jnp.result_type(student, teacher)
     enhances = not (isinstance(exponent, int | float) and exponent == 1)
-    exponent, temperature = jnp.asarray(exponent, dtype), jnp.asarray(temperature, dtype)
-    teacher, student = teacher / over(axis, temperature), student / over(axis, temperature)
+    exponent = number("exponent", exponent, student, axis, above=0)
+    temperature = number("temperature", temperature, student, axis, above=0)
+    teacher, student = teacher / with_axis(axis, temperature), student / with_axis(axis, temperature)
     if enhances:
         log_p = log_softmax(teacher, axis, where)
         # Powers as exponentials of multiples of the logarithm: their gradient stays finite where p underflows.
         enhanced = jnp.expm1(exponent * jnp.log1p(jnp.exp(own.of(log_p))))
-        weights = jnp.where(own.mask, jnp.expand_dims(enhanced, axis), jnp.exp(over(axis, exponent) * log_p))
+        weights = jnp.where(own.mask, jnp.expand_dims(enhanced, axis), jnp.exp(with_axis(axis, exponent) * log_p))
         if where is not None:
             weights = jnp.where(where, weights, 0)
     else:
@@ -183,21 +180,19 @@ def teacher_free(
       https://arxiv.org/abs/1909.11723
     """
     check_variant(variant, ("paper", "code"))
-    check_number("temperature", temperature, above=0)
-    check_number("confidence", confidence, within=(0, 1))
     check_floating("logits", logits)
     check_axis("logits", logits, axis)
     check_where(where, jnp.shape(logits), "logits")
-    check_several("class", logits, axis)
+    check_several("class", "logits", logits, axis)
     (logits,) = at_least_float32(logits)
     own = OwnClass(labels, logits, axis, where)
-    temperature = jnp.asarray(temperature, logits.dtype)
+    temperature = number("temperature", temperature, logits, axis, above=0)
     classes: ArrayLike = logits.shape[axis]
     if where is not None:
         classes = jnp.sum(jnp.broadcast_to(where, logits.shape), axis, keepdims=True)
-    of_own = jnp.asarray(confidence, logits.dtype)
+    of_own = number("confidence", confidence, logits, within=(0, 1))
     of_others = (1 - of_own) / jnp.maximum(classes - 1, 1)
-    divisor = over(axis, temperature)
+    divisor = with_axis(axis, temperature)
     if variant == "paper":
         virtual = jnp.where(own.mask, jnp.log(of_own) / divisor, jnp.log(of_others) / divisor)
         return own.only_labelled(jnp.square(temperature) * kl_of_logits(virtual, logits / divisor, axis, where))

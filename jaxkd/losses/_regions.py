@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkd._checks import shape_of
-from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_labels
+from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_labels, number, sequence
 from jaxkd.losses._decoupled import decoupled_kd
 from jaxkd.losses._maps import adaptive_bins, check_map
-from jaxkd.losses._own_class import OwnClass
+from jaxkd.losses._own_class import NOT_NEGATIVE, OwnClass
 from jaxkd.losses._pairs import logit_pair
 
 
@@ -43,8 +43,9 @@ def region_means(features: ArrayLike, grids: Sequence[int] = (1, 2, 4), *, axis:
     check_map("features", features, axis)
     if jnp.ndim(features) < 3:
         raise ValueError(f"features {shape_of(features)} have no spatial axis: give [batch, *spatial, channels]")
-    if not len(grids) or min(grids) < 1:
-        raise ValueError(f"grids are {tuple(grids)}: give one or more, of 1 cell along each axis or more")
+    grids = sequence("grids", grids)
+    if min(grids) < 1:
+        raise ValueError(f"grids are {grids}: of 1 cell along each axis, or more")
     (features,) = at_least_float32(features)
     features = jnp.moveaxis(features, axis, -1)
     batch, *spatial, channels = features.shape
@@ -111,7 +112,15 @@ def scale_decoupled_kd(
     student, teacher = (jnp.moveaxis(x, axis, -1) for x in (student, teacher))
     check_labels(labels, student.shape[:-2], student.shape[-1])
     of_regions = jnp.broadcast_to(jnp.expand_dims(jnp.asarray(labels), -1), student.shape[:-1])
-    temperature, alpha, beta = (x if jnp.ndim(x) == 0 else jnp.expand_dims(x, -1) for x in (temperature, alpha, beta))
+    # One number for all regions of an example.
+    temperature, alpha, beta = (
+        x if x.ndim == 0 else jnp.broadcast_to(x[..., None], of_regions.shape)
+        for x in (
+            number("temperature", temperature, student[..., 0, :], -1, above=0),
+            number("alpha", alpha, student[..., 0, :], -1, within=NOT_NEGATIVE),
+            number("beta", beta, student[..., 0, :], -1, within=NOT_NEGATIVE),
+        )
+    )
     losses = decoupled_kd(student, teacher, of_regions, temperature, alpha=alpha, beta=beta, where=where)
     right = OwnClass(of_regions, teacher, -1, where).leads(teacher)
     return jnp.mean(jnp.where(right == right[..., :1], 1, 2) * losses, -1)

@@ -3,10 +3,18 @@
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number, shape_of
-from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_axis, check_floating, check_where
+from jaxkd._checks import shape_of
+from jaxkd.losses._arguments import (
+    ArrayLike,
+    Where,
+    at_least_float32,
+    check_axis,
+    check_floating,
+    check_where,
+    number,
+)
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._numerics import masked_sum, over
+from jaxkd.losses._numerics import masked_sum, with_axis
 from jaxkd.losses._pairs import check_several, logit_pair, probabilities, without_excluded
 
 
@@ -43,13 +51,13 @@ def adaptive_kl(
       Wu et al., "Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large Language Models", 2024,
       https://arxiv.org/abs/2404.02657
     """
-    check_number("mu", mu, within=(0, 1))
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
+    threshold = number("mu", mu, student, within=(0, 1))
     student = without_excluded(student, teacher)
     axis %= student.ndim
     q, p = jax.lax.stop_gradient([probabilities(x, axis, where) for x in (student, teacher)])
     descending, gaps = jax.lax.sort((-p, jnp.abs(p - q)), dimension=axis, num_keys=1)
-    head = jnp.cumsum(-descending, axis) <= mu
+    head = jnp.cumsum(-descending, axis) <= threshold
     head |= jax.lax.broadcasted_iota(jnp.int32, head.shape, axis) == 0
     of_head, of_tail = masked_sum(gaps, head, axis), masked_sum(gaps, ~head, axis)
     total = of_head + of_tail
@@ -82,8 +90,9 @@ def universal_logit(
       teacher_temperature: divides the teacher's logits, likewise. There is no T^2.
       axis: the axis of the classes, of both.
       where: bool, broadcastable to the student's logits: its classes that take part. An example of which nothing takes
-        part, of student or teacher, gives 0.
-      teacher_where: bool, broadcastable to the teacher's logits, likewise.
+        part, of student or teacher, gives 0, and may be NaN on both sides.
+      teacher_where: bool, broadcastable to the teacher's logits, likewise. Default: all classes of the examples of
+        which ``where`` leaves something, as the vocabularies have nothing in common.
 
     Returns:
       The loss of each example, [...], at least float32, in [0, 2].
@@ -99,12 +108,11 @@ def universal_logit(
         ("student", student_logits, student_temperature, where),
         ("teacher", teacher_logits, teacher_temperature, teacher_where),
     )
-    for name, logits, temperature, mask in sides:
-        check_number(f"{name}_temperature", temperature, above=0)
+    for name, logits, _, mask in sides:
         check_floating(f"{name} logits", logits)
         check_axis(f"{name} logits", logits, axis)
         check_where(mask, jnp.shape(logits), f"{name} logits")
-        check_several("class", logits, axis)
+        check_several("class", f"{name} logits", logits, axis)
     axis %= jnp.ndim(student_logits)
     of_student, of_teacher = (jnp.shape(x)[:axis] + jnp.shape(x)[axis + 1 :] for x in (student_logits, teacher_logits))
     if of_student != of_teacher:
@@ -112,16 +120,20 @@ def universal_logit(
             f"student logits {shape_of(student_logits)}, teacher logits {shape_of(teacher_logits)}: they may differ in "
             f"their classes, axis {axis}, only; align the answers of the two and cut them to one length first"
         )
+    # Whether anything of an example takes part, on both sides: else neither side's logits count, be they NaN.
+    valid = None
+    for _, logits, _, mask in sides:
+        if mask is not None:
+            of_side = jnp.any(jnp.broadcast_to(mask, jnp.shape(logits)), axis, keepdims=True)
+            valid = of_side if valid is None else valid & of_side
     # The order of the logits is that of the probabilities.
     longest = max(jnp.shape(x)[axis] for x in (student_logits, teacher_logits))
     descending = []
-    for _, logits, temperature, mask in sides:
+    for name, logits, temperature, mask in sides:
         (logits,) = at_least_float32(logits)
-        p = probabilities(logits / over(axis, jnp.asarray(temperature, logits.dtype)), axis, mask)
+        divisor = with_axis(axis, number(f"{name}_temperature", temperature, logits, axis, above=0))
+        mask = valid if mask is None or valid is None else mask & valid
+        p = probabilities(logits / divisor, axis, mask)
         fill = [(0, longest - n if i == axis else 0) for i, n in enumerate(p.shape)]
         descending.append(jnp.pad(-jnp.sort(-p, axis), fill))
-    values = jnp.sum(jnp.abs(descending[0] - descending[1]), axis)
-    for _, logits, _, mask in sides:
-        if mask is not None:
-            values = jnp.where(jnp.any(jnp.broadcast_to(mask, jnp.shape(logits)), axis), values, 0)
-    return values
+    return jnp.sum(jnp.abs(descending[0] - descending[1]), axis)

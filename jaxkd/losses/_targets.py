@@ -6,7 +6,7 @@ Notation: s, t are the logits of student and teacher, q = softmax(s) and p = sof
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number, shape_of
+from jaxkd._checks import shape_of
 from jaxkd.losses._arguments import (
     ArrayLike,
     Where,
@@ -14,10 +14,11 @@ from jaxkd.losses._arguments import (
     check_floating,
     check_logits,
     check_variant,
+    number,
 )
 from jaxkd.losses._kl import kl_of_logits
 from jaxkd.losses._logits import cross_entropy
-from jaxkd.losses._numerics import log_softmax, over
+from jaxkd.losses._numerics import log_softmax, with_axis
 from jaxkd.losses._pairs import cross_entropy_of, logit_pair, probabilities
 
 
@@ -51,10 +52,9 @@ def soft_cross_entropy(
     References:
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
-    check_number("temperature", temperature, above=0)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    temperature = jnp.asarray(temperature, jnp.result_type(student, teacher))
-    divisor = over(axis, temperature)
+    temperature = number("temperature", temperature, student, axis, above=0)
+    divisor = with_axis(axis, temperature)
     p, log_q = probabilities(teacher / divisor, axis, where), log_softmax(student / divisor, axis, where)
     return jnp.square(temperature) * cross_entropy_of(p, log_q, axis)
 
@@ -123,10 +123,9 @@ def interpolated_teacher(
       Shing et al., "TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge Transfer in Language
       Models", 2025, https://arxiv.org/abs/2501.16937
     """
-    check_number("u", u, within=(0, 1))
     check_variant(variant, ("code", "kl"))
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    u = jnp.asarray(over(axis, jnp.asarray(u, jnp.result_type(student, teacher))))
+    u = with_axis(axis, number("u", u, student, axis, within=(0, 1)))
     # The teacher may exclude classes, and u may be 0, but 0 times -inf is no number.
     finite = jnp.where(jnp.isneginf(teacher), jnp.finfo(teacher.dtype).min, teacher)
     target = (1 - u) * jax.lax.stop_gradient(student) + u * finite
@@ -170,8 +169,6 @@ def centered_self_distillation(
       Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021,
       https://arxiv.org/abs/2104.14294
     """
-    check_number("student_temperature", student_temperature, above=0)
-    check_number("teacher_temperature", teacher_temperature, above=0)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     check_floating("center", center)
     (center,) = at_least_float32(center)
@@ -183,8 +180,8 @@ def centered_self_distillation(
     if center.ndim < teacher.ndim:
         center = jnp.expand_dims(center, [i for i in range(teacher.ndim) if i != axis % teacher.ndim])
     of_student, of_teacher = (
-        over(axis, jnp.asarray(x, jnp.result_type(student, teacher)))
-        for x in (student_temperature, teacher_temperature)
+        with_axis(axis, number(name, x, student, axis, above=0))
+        for name, x in (("student_temperature", student_temperature), ("teacher_temperature", teacher_temperature))
     )
     p = probabilities((teacher - center) / of_teacher, axis, where)
     return cross_entropy_of(p, log_softmax(student / of_student, axis, where), axis)

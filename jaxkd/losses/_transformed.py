@@ -6,7 +6,6 @@ Notation: s, t are the logits of student and teacher, q = softmax(s) and p = sof
 import jax
 import jax.numpy as jnp
 
-from jaxkd._checks import check_number
 from jaxkd.losses._arguments import (
     ArrayLike,
     Where,
@@ -15,9 +14,10 @@ from jaxkd.losses._arguments import (
     check_floating,
     check_variant,
     check_where,
+    number,
 )
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._numerics import masked_mean, over, safe_sqrt
+from jaxkd.losses._numerics import masked_mean, safe_sqrt, with_axis
 from jaxkd.losses._pairs import check_several, logit_pair
 
 
@@ -57,12 +57,12 @@ def standardize_logits(logits: ArrayLike, *, eps: float = 1e-7, axis: int = -1, 
       Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", 2024,
       https://arxiv.org/abs/2403.01427
     """
-    check_number("eps", eps, above=0)
     check_floating("logits", logits)
     check_axis("logits", logits, axis)
     check_where(where, jnp.shape(logits), "logits")
-    check_several("class", logits, axis)
+    check_several("class", "logits", logits, axis)
     (logits,) = at_least_float32(logits)
+    floor = number("eps", eps, logits, above=0)
     count: ArrayLike = logits.shape[axis]
     if where is not None:
         logits = jnp.where(where, logits, 0)
@@ -71,7 +71,7 @@ def standardize_logits(logits: ArrayLike, *, eps: float = 1e-7, axis: int = -1, 
     if where is not None:
         centred = jnp.where(where, centred, 0)
     variance = jnp.sum(jnp.square(centred), axis, keepdims=True) / jnp.maximum(count - 1, 1)
-    return centred / (eps + safe_sqrt(variance))
+    return centred / (floor + safe_sqrt(variance))
 
 
 def transformed_teacher_matching(
@@ -113,12 +113,11 @@ def transformed_teacher_matching(
       https://arxiv.org/abs/2402.11148
     """
     check_variant(variant, ("ttm", "wttm"))
-    check_number("exponent", exponent, above=0)
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
-    exponent = jnp.asarray(exponent, jnp.result_type(student, teacher))
+    exponent = number("exponent", exponent, student, axis, above=0)
     if where is not None:
         teacher = jnp.where(where, teacher, jnp.finfo(teacher.dtype).min)
-    transformed = teacher * over(axis, exponent)
+    transformed = teacher * with_axis(axis, exponent)
     divergence = kl_of_logits(transformed, student, axis, where)
     if variant == "ttm":
         return divergence

@@ -24,6 +24,7 @@ def mutual(
     *,
     order: Literal["simultaneous", "sequential"] = "simultaneous",
     keep: int | None = None,
+    chunk: int | None = None,
     prepare: Prepare | None = None,
     accumulate: int = 1,
 ) -> Learner:
@@ -37,8 +38,7 @@ def mutual(
 
     Peers that are one network, given several times with one optimizer, are stacked: every leaf of the state has a
     leading axis [K], which may be sharded over devices, and one vmapped program trains them all. Others live side by
-    side in one program, by number. Networks made by two calls are two, be they alike: convolutions, which become
-    grouped ones under ``vmap``, are faster so on some backends.
+    side in one program, by number; networks made by two calls are two, be they alike.
 
     Orders:
       * ``"simultaneous"``: a forward pass of every peer, then all updates.
@@ -55,6 +55,8 @@ def mutual(
       order: see above.
       keep: deploys this peer alone. By default all of them are: which is best is for a validation split to say, and
         what is not deployed is lost to later phases.
+      chunk: how many stacked peers run their forward and backward passes at a time; by default all. 1 keeps a
+        convolution from becoming a grouped one, see ``seeds``.
       prepare: see ``distill``; it is given the variables of all peers, and all see its batch.
       accumulate: see ``distill``.
 
@@ -66,9 +68,9 @@ def mutual(
       ``jax.tree.map(lambda x: x[k], variables)`` is one of them; of others it is ``member_of(variables, str(k))``.
 
     Raises:
-      ValueError: for less than two peers, optimizers that are not as many, an objective with taps, an unknown order, or
-        ``keep`` that is none of them; in ``init``, from shapes alone: if classes differ, for an objective with
-        variables, and what the objective raises.
+      ValueError: for less than two peers, optimizers that are not as many, an objective with taps, an unknown order,
+        ``keep`` that is none of them, or ``chunk`` for peers that are not stacked; in ``init``, from shapes alone: if
+        classes differ, for an objective with variables, and what the objective raises.
 
     References:
       Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", 2017, https://arxiv.org/abs/1706.00384
@@ -86,7 +88,11 @@ def mutual(
     if keep is not None and not 0 <= keep < count:
         raise ValueError(f"keep is {keep}: the peers are 0 to {count - 1}, or None to keep all")
     equal = all(pair == (peers[0], optimizers[0]) for pair in zip(peers, optimizers, strict=True))
-    together = _stack(peers[0], optimizers[0], count) if equal else _line_up(peers, optimizers)
+    if chunk is not None and not equal:
+        raise ValueError(
+            f"chunk is {chunk}, and the peers are not stacked: give one network several times, or no chunk"
+        )
+    together = _stack(peers[0], optimizers[0], count, chunk) if equal else _line_up(peers, optimizers)
     simultaneous = distill(
         together.network,
         None,
@@ -143,7 +149,11 @@ def _from_each_other(objective: Objective, count: int) -> Objective:
         taught = jax.lax.stop_gradient(logits)[others]
         both = jax.vmap(lambda own, taught: _taught_by(objective, signals, own, taught))(logits, taught)
         terms, metrics = (
-            {f"{name}/{k}": Term(*(x[k] for x in term)) for name, term in named.items() for k in range(count)}
+            {
+                f"{name}/{k}": jax.tree.map(lambda x, k=k: x[k], term)
+                for name, term in named.items()
+                for k in range(count)
+            }
             for named in both
         )
         return terms, metrics, {}
@@ -210,19 +220,24 @@ class _Together(NamedTuple):
     join: Callable[[DistillState, list[DistillState]], DistillState]
 
 
-def _stack(peer: Network, optimizer: optax.GradientTransformation, count: int) -> _Together:
+def _stack(peer: Network, optimizer: optax.GradientTransformation, count: int, chunk: int | None) -> _Together:
     """Equal peers, with a leading axis."""
 
     def take(state: DistillState) -> list[DistillState]:
-        trees = state._replace(step=None, key=None)
-        return [jax.tree.map(lambda x, k=k: x[k], trees)._replace(step=state.step, key=state.key) for k in range(count)]
+        each = (jax.tree.map(lambda x, k=k: x[k], _trees(state)) for k in range(count))
+        return [state._replace(**trees) for trees in each]
 
     def join(state: DistillState, states: list[DistillState]) -> DistillState:
-        trees = [each._replace(step=None, key=None) for each in states]
-        return jax.tree.map(lambda *x: jnp.stack(x), *trees)._replace(step=state.step + 1, key=state.key)
+        trees = jax.tree.map(lambda *x: jnp.stack(x), *map(_trees, states))
+        return state._replace(step=state.step + 1, **trees)
 
     each = optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
-    return _Together(stacked(peer, count), each, take, join)
+    return _Together(stacked(peer, count, chunk=chunk), each, take, join)
+
+
+def _trees(state: DistillState) -> dict[str, PyTree]:
+    """What each peer has of its own."""
+    return {"params": state.params, "collections": state.collections, "opt_state": state.opt_state}
 
 
 def _line_up(peers: Sequence[Network], optimizers: Sequence[optax.GradientTransformation]) -> _Together:
@@ -278,7 +293,7 @@ def _line_up(peers: Sequence[Network], optimizers: Sequence[optax.GradientTransf
             state.key,
         )
 
-    each = optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+    each = optax.GradientTransformation(init, update)
     return _Together(members._replace(apply=apply), each, take, join)
 
 

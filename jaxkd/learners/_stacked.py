@@ -141,8 +141,14 @@ def product(**axes: Any) -> Points:
     return {name: values.ravel() for name, values in zip(axes, mesh, strict=True)}
 
 
-def stacked(network: Network, n: int) -> Network:
-    """``n`` copies of a network side by side: variables, logits and taps get a leading axis [n]; they share a batch."""
+def stacked(network: Network, n: int, *, chunk: int | None = None) -> Network:
+    """``n`` copies of a network side by side: variables, logits and taps get a leading axis [n]; they share a batch.
+
+    Args:
+      network: any network.
+      n: how many copies.
+      chunk: how many at a time in a forward pass; by default all (``jax.vmap``), see ``seeds``.
+    """
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         return jax.vmap(network.init, (0, None))(jax.random.split(key, n), batch)
@@ -155,10 +161,10 @@ def stacked(network: Network, n: int) -> Network:
         rng: jax.Array | None = None,
         taps: tuple[str, ...] = (),
     ) -> tuple[Outputs, Variables]:
-        def one(variables: Variables, rng: jax.Array | None) -> tuple[Outputs, Variables]:
-            return network.apply(variables, batch, train=train, rng=rng, taps=taps)
+        def one(xs: tuple[Variables, jax.Array | None]) -> tuple[Outputs, Variables]:
+            return network.apply(xs[0], batch, train=train, rng=xs[1], taps=taps)
 
-        return jax.vmap(one)(variables, None if rng is None else jax.random.split(rng, n))
+        return _batched(one, chunk)((variables, None if rng is None else jax.random.split(rng, n)))
 
     head = None if network.head is None else jax.vmap(network.head)
     return Network(init, apply, network.roles, head)

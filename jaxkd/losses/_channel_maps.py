@@ -117,7 +117,7 @@ def class_activation(
     mask = mask_of(where, student, axis)
     maps = selected(mask, student, teacher)
     if mask is not None:
-        count = jnp.maximum(jnp.sum(mask, (*positions, axis)), 1)
+        count = jnp.maximum(jnp.sum(mask, (*positions, axis), dtype=student.dtype), 1)
     if variant == "normalized":
         maps = [l2_normalize(x, positions) for x in maps]
     return jnp.sum(jnp.square(maps[0] - maps[1]), (*positions, axis)) / (student.shape[axis] * count)

@@ -57,7 +57,8 @@ def class_response(
     check_number("beta", beta, within=(1, float("inf")))
     if jnp.ndim(beta) != 0:
         raise ValueError(f"beta {shape_of(beta)}: it has to be a scalar, one for all images")
-    check_same_maps(student, teacher, axis, where)
+    cure = "both have to score the same classes at the same locations"
+    check_same_maps(student, teacher, axis, where, "logits", cure)
     check_weights(weights, normalizer, (jnp.shape(student)[0], *spatial_shape(student, axis)))
     student, teacher = at_least_float32(student, teacher)
     student, teacher = selected(mask_of(where, student, axis), student, teacher)

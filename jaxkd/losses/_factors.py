@@ -121,7 +121,7 @@ def variational_information(
     student, teacher, raw_variance = at_least_float32(student, teacher, raw_variance)
     mask = mask_of(where, student, axis)
     student, teacher = selected(mask, student, teacher)
-    variance = jax.nn.softplus(raw_variance) + 1e-5
+    variance = jax.nn.softplus(raw_variance)[None] + 1e-5
     squares = masked_mean(jnp.square(student - teacher), mask, spatial_axes(student, axis))
     losses = 0.5 * jnp.mean(squares / variance + jnp.log(variance), -1)
     if mask is None:

@@ -85,7 +85,9 @@ def fsp(
     check_positions_mask(student_first, axis, where)
     arrays = at_least_float32(*maps.values())
     mask = mask_of(where, arrays[0], axis)
-    count = None if mask is None else jnp.maximum(jnp.sum(mask, tuple(range(1, mask.ndim))), 1)
+    count = None
+    if mask is not None:
+        count = jnp.maximum(jnp.sum(mask, tuple(range(1, mask.ndim)), dtype=jnp.result_type(*arrays)), 1)
     arrays = selected(mask, *arrays)
     difference = _flow(arrays[0], arrays[1], axis, count) - _flow(arrays[2], arrays[3], axis, count)
     return (jnp.mean if variant == "code" else jnp.sum)(jnp.square(difference), (1, 2))

@@ -70,4 +70,4 @@ def over_locations(
         return jnp.where(positive, total / jnp.where(positive, normalizer, 1), 0)
     if where is None:
         return total / (values.size // max(values.shape[0], 1))
-    return total / jnp.maximum(jnp.sum(jnp.broadcast_to(where, values.shape), axes), 1)
+    return total / jnp.maximum(jnp.sum(jnp.broadcast_to(where, values.shape), axes, dtype=total.dtype), 1)

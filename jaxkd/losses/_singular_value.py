@@ -70,8 +70,8 @@ def singular_value(
     if where is None:
         return jnp.asarray(loss)
     first = jnp.asarray(student[0])
-    (counts,) = selected(mask_of(where, first, axis), jnp.ones(first.shape, bool))
-    return jnp.where(jnp.any(counts, tuple(range(1, counts.ndim))), loss, 0)
+    mask = mask_of(where, first, axis)
+    return jnp.where(jnp.any(mask, tuple(range(1, first.ndim))), loss, 0)
 
 
 def _kernel(after: jax.Array, before: jax.Array) -> jax.Array:

@@ -141,7 +141,51 @@ def test_programs_read_the_same():
     assert (one["year"], one["weights"][0]["arguments"]["beta"]) == (2022, 8)
 
 
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ("rkd", ["relational_distance", "relational_angle"]),
+        ("CRD", ["contrastive_representation"]),
+        ("pkt", ["probabilistic_transfer"]),
+        ("vid", ["variational_information"]),
+        ("gkd", ["generalized_jsd"]),
+        ("srd", ["projected_log_error"]),
+        ("at", ["attention_transfer", "attention_map"]),
+        ("kd", ["soft_label_kl", "softmax_with_temperature", "distillation_loss", "soft_cross_entropy"]),
+        ("nst", ["neuron_selectivity"]),
+        ("TinyBERT", ["attention_mse"]),
+        ("minilm", ["attention_relation"]),
+        ("kd++", ["norm_and_direction"]),
+        ("SimKD", ["hint"]),
+        ("review", ["hierarchical_context"]),
+        ("relational-angle", ["relational_angle"]),
+    ],
+)
+def test_a_loss_is_found_by_what_its_paper_or_objective_goes_by(asked, names):
+    assert [loss.name for loss in catalogue.find(asked)] == names
+    assert [record["name"] for record in json.loads(jobs.losses_as_json(asked))] == names
+    text = jobs.describe_losses(asked)
+    assert text.startswith(f"jaxkd.losses.{names[0]}(") if len(names) == 1 else all(name in text for name in names)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_columns_break_between_words(name):
+    """At the width of most terminals; where a word is wider than its column, after a sign that it has."""
+    for weights in BY_NAME[name].weights:
+        text = jobs.describe_losses(name, width=80)
+        for repository in weights.source.split(", "):
+            pieces = re.split(r"(?<=[/-])", repository)
+            assert all(piece in text for piece in pieces), repository
+        for argument in weights.arguments:
+            assert all(piece in text for piece in re.split(r"(?<=_)", argument)), argument
+
+
 def test_unknown_names_are_told_with_the_nearest():
+    for asked, said in (("distance", "nearest: relational_distance"), ("mse", "nearest: logit_mse, margin_mse")):
+        with pytest.raises(ValueError, match=f"no loss is called '{asked}'; {said}"):
+            catalogue.find(asked)
+    with pytest.raises(ValueError, match="'xyzzy'; `jaxkd losses` lists them all"):
+        catalogue.find("xyzzy")
     with pytest.raises(ValueError, match=r"no loss is called 'decoupld_kd'; nearest: decoupled_kd, scale_decoupled_kd"):
         catalogue.find("decoupld_kd")
     with pytest.raises(ValueError, match=r"no family is called 'maps'; there are logits, features, relations"):

@@ -215,6 +215,8 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=said):
             losses.class_response(student, teacher, **arguments)
+    with pytest.raises(ValueError, match=r"student logits \[3,2,3,4\], teacher logits \[3,2,3,2\]: .*same classes"):
+        losses.class_response(student, teacher[..., :2])
     with pytest.raises(ValueError, match="four coordinates"):
         losses.box_distillation(student[..., :3], teacher[..., :3])
     with pytest.raises(ValueError, match=r"student boxes \[3,2,3,4\] are int32"):

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,14 @@ BOXES = np.concatenate([np.abs(MAPS[:2, ..., :2]), 4 + np.abs(MAPS[2:, ..., :2])
 CELLS = RNG.random((N, N, N)) < 0.5
 KEPT = np.arange(N) < 4
 CHANNELS = -np.abs(RNG.standard_normal(8)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def strictly():
+    """Nothing is promoted unsaid, neither types nor ranks: a sum of flags, for one, is an integer."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
 
 OF_POSITIONS = {
     "attention_map": lambda where: losses.attention_map(STUDENT, where=where).sum((1, 2)),

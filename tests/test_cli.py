@@ -159,13 +159,13 @@ def test_everything_at_once(start, tmp_path):
     options = shlex.split(
         "--teacher resnet8 --student mlp_16 --seeds 2 --epochs 1 --teacher-epochs 0.1 --seeds-at-once 1 --labels 200 "
         "--method fitnets --precision bfloat16 --ema 0.9 --data-order own --accumulate 2 --augment crop flip mixup "
-        "--mesh data=2 --profile --name all"
+        "--mesh data=2 --profile --name all --set student_taps=penultimate --set teacher_taps=penultimate --set soft=0.9"
     )
     assert start(tmp_path, *options) == 0
     run = tmp_path / "all"
     distilled = [record for record in read_metrics(run / "metrics.jsonl") if record["phase"] == "distilled"]
-    assert {"hint", "kd/hard", "kd/soft", "loss"} < set(distilled[0])
-    assert np.mean(distilled[-2]["hint"]) < np.mean(distilled[0]["hint"])
+    assert {"fitnets", "hard", "soft", "loss"} < set(distilled[0])
+    assert np.mean(distilled[-2]["fitnets"]) < np.mean(distilled[0]["fitnets"])
     assert any((run / "profile").rglob("*.xplane.pb"))
     kept = load_result(run / "results", "student").variables["params"]
     assert {leaf.dtype.name for leaf in jax.tree.leaves(kept)} == {"float32"}
@@ -205,6 +205,16 @@ BAD = {
     "data set": (("--dataset", "digit"), "unknown data set 'digit': did you mean digits?"),
     "model": (("--student", "mpl_8"), "no model is called 'mpl_8'; nearest: mlp_8"),
     "method": (("--method", "kdd"), "no method is called 'kdd'; nearest: kd"),
+    "parameter": (("--method", "at", "--set", "wieght=1"), "method at has no parameter wieght; it has weight, hard"),
+    "no number": (("--method", "at", "--set", "weight=big"), "weight of method at is 'big': it has to be a number"),
+    "alpha of another": (("--method", "sp", "--alpha", "0.5"), "method sp has no parameter alpha"),
+    "two temperatures": (("--temperature", "3", "--set", "temperature=4"), "--temperature and --set temperature=..."),
+    "no stages": (("--method", "sdd"), 'method sdd takes the role "map_before_pool" of the student, which has no'),
+    "no maps": (("--method", "at"), 'student tap "stages" is [64,4], teacher tap "stages" is [64,32]: '),
+    "maps of 1x1": (
+        ("--method", "at", "--teacher", "cnn_4_4_4_4", "--student", "cnn_2_2_2_2"),
+        'student tap "stages[3]" is [64,1,1,2], teacher tap "stages[3]" is [64,1,1,4]: ',
+    ),
     "mesh": (("--mesh", "eight"), "--mesh is 'eight': write it as"),
     "devices there": (("--mesh", "data=9"), "9 devices, and there are 8"),
     "fsdp": (("--mesh", "data=4,fsdp=2", "--parallel", "pmap"), "fsdp=2"),
@@ -275,7 +285,7 @@ def test_a_disk_that_fills_up_while_it_is_written_to(tmp_path, data_dir):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("methods", ("kd", "Hinton")),
+        ("methods", ("kd", "Hinton", "reviewkd", "weight=30000", "teacher-less")),
         ("losses", ("soft_label_kl", "features ---", "patient_hidden", "arXiv:1908.09355")),
         ("models", ("mlp_512_512", "resnet56")),
         ("datasets", ("digits", "fashion_mnist", "imagenet2012")),
@@ -285,6 +295,13 @@ def test_lists(command, words, capsys):
     assert cli.main([command]) == 0
     listed = capsys.readouterr().out
     assert all(word in listed for word in words)
+
+
+def test_is_a_module_to_run_too():
+    listed = subprocess.run([sys.executable, "-m", "jaxkd", "losses", "rkd"], capture_output=True, text=True)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "relational_distance" in listed.stdout
+    assert "relational_angle" in listed.stdout
 
 
 def test_losses_of_a_family_by_name_and_for_programs(capsys, monkeypatch):

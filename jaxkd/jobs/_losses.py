@@ -22,7 +22,7 @@ def describe_losses(name: str | None = None, family: str | None = None, *, width
     """The losses of a family (of all, by default), or one with its documentation.
 
     Args:
-      name: of the loss to describe.
+      name: of the loss to describe, or what its paper or an objective goes by: if several do, they are listed.
       family: of the losses to list.
       width: of the text, at least 80 characters.
 
@@ -31,7 +31,7 @@ def describe_losses(name: str | None = None, family: str | None = None, *, width
     """
     width = max(width, 80)
     chosen = _chosen(name, family)
-    if name is not None:
+    if name is not None and len(chosen) == 1:
         return "\n".join(_details(chosen[0], width))
     lines = []
     for of in dict.fromkeys(loss.family for loss in chosen):
@@ -53,7 +53,7 @@ def losses_as_json(name: str | None = None, family: str | None = None) -> str:
 def _chosen(name: str | None, family: str | None) -> Sequence[Loss]:
     if name is not None and family is not None:
         raise ValueError("a loss or a family, not both")
-    return catalogue.losses(family) if name is None else [catalogue.find(name)]
+    return catalogue.losses(family) if name is None else catalogue.find(name)
 
 
 def _heading(loss: Loss, width: int) -> list[str]:
@@ -99,11 +99,33 @@ def _number(value: Number) -> str:
 def _row(cells: Sequence[str], width: int) -> Iterator[str]:
     """A row of the table, on as many lines as its longest cell needs."""
     left = width - 2 - sum(_NUMBERS) - 2 * (len(_COLUMNS) - 1)
-    widths = (left - left * 12 // 25, *_NUMBERS, left * 12 // 25)
-    columns = [textwrap.wrap(cell, w, break_on_hyphens=False) or [""] for cell, w in zip(cells, widths, strict=True)]
+    widths = (left - left * 13 // 25, *_NUMBERS, left * 13 // 25)
+    columns = [_lines(cell, w) for cell, w in zip(cells, widths, strict=True)]
     for i in range(max(len(column) for column in columns)):
         parts = [(column[i] if i < len(column) else "").ljust(w) for column, w in zip(columns, widths, strict=True)]
         yield ("  " + "  ".join(parts)).rstrip()
+
+
+def _lines(cell: str, width: int) -> list[str]:
+    """The cell in lines: a repository or an argument wider than its column goes on after a sign of its own."""
+    lines = [""]
+    for word in cell.split():
+        for i, piece in enumerate(_pieces(word, width, ("/", "-", "=", "_"))):
+            gap = " " if i == 0 and lines[-1] else ""
+            if lines[-1] and len(lines[-1] + gap + piece) > width:
+                lines.append(piece)
+            else:
+                lines[-1] += gap + piece
+    return lines
+
+
+def _pieces(word: str, width: int, signs: Sequence[str]) -> list[str]:
+    if len(word) <= width or not signs:
+        return [word]
+    first, *later = signs
+    parts = [part + first for part in word.split(first)]
+    parts[-1] = parts[-1].removesuffix(first)
+    return [piece for part in parts for piece in _pieces(part, width, later)]
 
 
 def _details(loss: Loss, width: int) -> Iterator[str]:

@@ -4,7 +4,8 @@
 """
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from jaxkd.losses._published import WEIGHTS, Number, Weights
@@ -52,27 +53,58 @@ def losses(family: str | None = None) -> tuple[Loss, ...]:
     )
 
 
-def find(name: str) -> Loss:
-    """The loss of this name.
+def find(name: str) -> tuple[Loss, ...]:
+    """The loss of this name; else those of a paper known by it ("RKD"); else those that an objective of it trains with.
+
+    Capitals, hyphens and underscores make no difference.
 
     Raises:
-      ValueError: there is none; the message has the nearest names.
+      ValueError: there is none; the message has the nearest names, if any are near.
     """
-    by_name = {loss.name: loss for loss in losses()}
-    if name not in by_name:
-        near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.4) or sorted(by_name)
-        raise ValueError(f"no loss is called {name!r}; nearest: {', '.join(near)}")
-    return by_name[name]
+    wanted = _plain(name)
+    names, papers, objectives = (
+        {_plain(alias): found for alias, found in group.items() if alias}
+        for group in (
+            {loss.name: (loss,) for loss in losses()},
+            _grouped((_short(loss.paper), loss) for loss in losses()),
+            _grouped((objective, loss) for loss in losses() for objective in loss.objectives),
+        )
+    )
+    known = objectives | papers | names
+    if wanted in known:
+        return known[wanted]
+    # A part of names, or a slip of the pen.
+    near = [loss.name for alias, (loss,) in names.items() if wanted and wanted in alias]
+    near = near or [loss.name for alias in difflib.get_close_matches(wanted, known, n=3) for loss in known[alias]]
+    said = f"nearest: {', '.join(dict.fromkeys(near))}" if near else "`jaxkd losses` lists them all"
+    raise ValueError(f"no loss is called {name!r}; {said}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def _short(paper: str) -> str:
+    """What a paper's method goes by: the acronym in parentheses, or all that follows the authors."""
+    acronym = re.search(r"\((.+)\)$", paper)
+    return acronym[1] if acronym else paper.partition(", ")[2]
+
+
+def _grouped(pairs: Iterable[tuple[str, Loss]]) -> dict[str, tuple[Loss, ...]]:
+    groups: dict[str, tuple[Loss, ...]] = {}
+    for alias, loss in pairs:
+        groups[alias] = (*groups.get(alias, ()), loss)
+    return groups
 
 
 # By family: name, paper, year, number on arXiv.
 _PAPERS: Mapping[str, tuple[tuple[str, str, int | None, str], ...]] = {
     "logits": (
-        ("soft_label_kl", "Hinton et al., Distilling the Knowledge", 2015, "1503.02531"),
-        ("softmax_with_temperature", "Hinton et al., Distilling the Knowledge", 2015, "1503.02531"),
+        ("soft_label_kl", "Hinton et al., Distilling the Knowledge (KD)", 2015, "1503.02531"),
+        ("softmax_with_temperature", "Hinton et al., Distilling the Knowledge (KD)", 2015, "1503.02531"),
         ("cross_entropy", "", None, ""),
-        ("distillation_loss", "Hinton et al., Distilling the Knowledge", 2015, "1503.02531"),
-        ("soft_cross_entropy", "Hinton et al., Distilling the Knowledge", 2015, "1503.02531"),
+        ("distillation_loss", "Hinton et al., Distilling the Knowledge (KD)", 2015, "1503.02531"),
+        ("soft_cross_entropy", "Hinton et al., Distilling the Knowledge (KD)", 2015, "1503.02531"),
         ("hard_teacher_label", "Touvron et al., DeiT", 2020, "2012.12877"),
         ("binary_soft_label", "Yang et al., Multi-Label KD (L2D)", 2023, "2308.06453"),
         ("logit_mse", "Ba and Caruana, Do Deep Nets Need to be Deep?", 2013, "1312.6184"),

@@ -1,0 +1,7 @@
+"""``python -m jaxkd`` is ``jaxkd``."""
+
+import sys
+
+from jaxkd.cli import main
+
+sys.exit(main())

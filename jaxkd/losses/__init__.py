@@ -2,9 +2,13 @@
 
 Conventions:
   * Losses of examples return one value an example, ``[...]``, and reduce nothing else: take the mean yourself
-    (``jnp.mean``), over valid examples only. Losses that relate the examples of a batch return a scalar and take
-    ``axis_name``: when set, they gather the other devices' features, so that ``pmap`` and ``shard_map`` see the global
-    batch. Their gradient is the global batch's under both when written so, a ``pmean`` of it under one of them only::
+    (``jnp.mean``), over valid examples only, for the masked ones are 0 but count::
+
+        losses = soft_label_kl(student, teacher, where=valid[..., None])  # valid: [...], of examples or tokens
+        loss = jnp.sum(losses) / jnp.maximum(jnp.sum(valid), 1)
+
+  * Losses that relate the examples of a batch return a scalar and take ``axis_name``: when set, they gather the other
+    devices' features, so that ``pmap`` and ``shard_map`` see the global batch. Their gradient is the global batch's under both when written so, a ``pmean`` of it under one of them only::
 
         params = jax.lax.pcast(params, axis_name, to="varying")  # each device differentiates its share
         share, grads = jax.value_and_grad(lambda p: loss(p) / jax.lax.axis_size(axis_name))(params)
@@ -12,6 +16,8 @@ Conventions:
 
     Under ``jit`` there is nothing to do; on a mesh of explicit axes they bring the batch's features to every device.
   * ``where`` says which elements take part; what it masks changes no value and no gradient, be it NaN.
+  * Arrays are arrays, as in ``jax.numpy``: a list raises TypeError. Parameters that may be one number an example have
+    the shape of the examples, ``[...]``, or none, and are floats: nothing broadcasts.
   * Everything is computed in at least float32, whatever comes in; float64 stays float64.
   * No gradient is stopped: a frozen teacher is the business of who differentiates.
   * The student comes first, the teacher second.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.losses._arguments import Where
+from jaxkd.losses._numerics import selected_logits
 from jaxkd.losses._pairs import polynomial, without_excluded
 
 
@@ -75,8 +76,7 @@ def _softmax(logits: jax.Array, axis: int, where: Where) -> tuple[jax.Array, jax
 
     These are the logits less their maximum, and the logarithm of the sum of the exponentials of that.
     """
-    if where is not None:
-        logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min)
+    logits = selected_logits(logits, where)
     from_max = logits - jnp.max(logits, axis, keepdims=True)
     exps = jnp.exp(from_max)
     total = jnp.sum(exps, axis, keepdims=True)

@@ -19,8 +19,8 @@ from jaxkd.losses._arguments import (
     number,
 )
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._numerics import log_softmax, with_axis
-from jaxkd.losses._pairs import check_several, logit_pair
+from jaxkd.losses._numerics import with_axis
+from jaxkd.losses._pairs import check_several, logit_pair, probabilities
 
 
 def softmax_with_temperature(
@@ -57,8 +57,7 @@ def softmax_with_temperature(
     check_where(where, jnp.shape(logits), "logits")
     (logits,) = at_least_float32(logits)
     temperature = number("temperature", temperature, logits, axis, above=0)
-    probabilities = jnp.exp(log_softmax(logits / with_axis(axis, temperature), axis, where))
-    return probabilities if where is None else jnp.where(where, probabilities, 0)
+    return probabilities(logits / with_axis(axis, temperature), axis, where)
 
 
 def soft_label_kl(
@@ -75,6 +74,16 @@ def soft_label_kl(
     classes, as some systems have it, is smaller by their number). T^2 keeps the gradient's size as T grows:
     for T towards infinity L tends to half the mean over classes of the squared difference of centred logits.
     Teacher equal to student gives 0 with gradient 0.
+
+    The mean over valid examples, tokens for one, is not ``jnp.mean``, which counts the masked ones, too:
+
+    >>> import numpy as np
+    >>> student, teacher = np.random.default_rng(0).standard_normal((2, 3, 5, 7))
+    >>> valid = np.arange(5) < np.array([[5], [2], [3]])
+    >>> losses = soft_label_kl(student, teacher, 1.0, where=valid[..., None])
+    >>> loss = losses.sum() / np.maximum(valid.sum(), 1)
+    >>> bool(abs(loss - soft_label_kl(student[valid], teacher[valid], 1.0).mean()) < 1e-6)
+    True
 
     Args:
       student_logits: [..., classes].
@@ -178,5 +187,5 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where
         # Filled with True: a label at or above ``classes`` is an error, which is not to pass for a masked class.
         own = jnp.take_along_axis(where, jnp.expand_dims(labels, axis), axis, mode="fill", fill_value=True)
         labelled &= jnp.squeeze(own, axis)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels, axis, where)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels, int(axis), where)
     return jnp.where(labelled, losses, 0)

@@ -48,15 +48,18 @@ def gathered(axis_name: str | None, *arrays: Any) -> list[Any]:
     return [None if x is None else jax.lax.all_gather(x, axis_name, axis=0, tiled=True) for x in arrays]
 
 
+def selected_logits(logits: jax.Array, where: Where) -> jax.Array:
+    """The logits where ``where`` holds, and elsewhere the lowest number: of a softmax 0, but finite in its gradient."""
+    return logits if where is None else jnp.where(where, logits, jnp.finfo(logits.dtype).min)
+
+
 def log_softmax(logits: jax.Array, axis: int, where: Where) -> jax.Array:
     """Log-softmax over the elements where ``where`` holds.
 
     The others come out as a huge negative number rather than -inf, and a row with nothing valid as a constant: finite,
     so that no gradient turns into NaN; whoever sums has to leave them out.
     """
-    if where is not None:
-        logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min)
-    return jax.nn.log_softmax(logits, axis)
+    return jax.nn.log_softmax(selected_logits(logits, where), axis)
 
 
 def with_axis(axis: int, value: jax.Array) -> jax.Array:

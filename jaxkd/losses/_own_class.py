@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkd.losses._arguments import ArrayLike, Where, check_labels
-from jaxkd.losses._numerics import masked_sum
+from jaxkd.losses._numerics import masked_sum, selected_logits
 
 NOT_NEGATIVE = (0, math.inf)
 """The range of the weight of a term."""
@@ -57,6 +57,6 @@ def logsumexp(logits: jax.Array, axis: int, where: jax.Array) -> jax.Array:
 
     The logits are finite, and the steps those of ``kl_of_logits``: beside it the compiler takes them only once.
     """
-    logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min)
+    logits = selected_logits(logits, where)
     largest = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
     return jnp.log(jnp.sum(jnp.exp(logits - largest), axis)) + jnp.squeeze(largest, axis)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_logits
+from jaxkd.losses._numerics import selected_logits
 
 
 def logit_pair(student: ArrayLike, teacher: ArrayLike, axis: int, where: Where) -> list[jax.Array]:
@@ -45,9 +46,8 @@ def without_excluded(logits: jax.Array, other: jax.Array) -> jax.Array:
 
 def probabilities(logits: jax.Array, axis: int, where: Where) -> jax.Array:
     """The softmax over the elements where ``where`` holds, and 0 elsewhere."""
-    if where is None:
-        return jax.nn.softmax(logits, axis)
-    return jnp.where(where, jax.nn.softmax(jnp.where(where, logits, jnp.finfo(logits.dtype).min), axis), 0)
+    softmax = jax.nn.softmax(selected_logits(logits, where), axis)
+    return softmax if where is None else jnp.where(where, softmax, 0)
 
 
 def cross_entropy_of(p: jax.Array, log_q: jax.Array, axis: int) -> jax.Array:

@@ -17,7 +17,7 @@ from jaxkd.losses._arguments import (
     number,
 )
 from jaxkd.losses._kl import kl_of_logits
-from jaxkd.losses._numerics import masked_mean, safe_sqrt, with_axis
+from jaxkd.losses._numerics import masked_mean, safe_sqrt, selected_logits, with_axis
 from jaxkd.losses._pairs import check_several, logit_pair
 
 
@@ -115,8 +115,7 @@ def transformed_teacher_matching(
     check_variant(variant, ("ttm", "wttm"))
     student, teacher = logit_pair(student_logits, teacher_logits, axis, where)
     exponent = number("exponent", exponent, student, axis, above=0)
-    if where is not None:
-        teacher = jnp.where(where, teacher, jnp.finfo(teacher.dtype).min)
+    teacher = selected_logits(teacher, where)
     transformed = teacher * with_axis(axis, exponent)
     divergence = kl_of_logits(transformed, student, axis, where)
     if variant == "ttm":

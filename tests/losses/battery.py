@@ -97,6 +97,24 @@ def test_bfloat16_is_computed_in_float32(case):
     np.testing.assert_allclose(case.loss(*arrays), case.loss(*raised), rtol=1e-5, atol=1e-6)
 
 
+def in_numpy_double(value):
+    """A parameter as ``np.float64``, which JAX promotes by, as it does not by a Python float."""
+    if isinstance(value, tuple):
+        return tuple(map(in_numpy_double, value))
+    return np.float64(value) if isinstance(value, float) else value
+
+
+@some()
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_double_parameters_leave_the_type(case, dtype):
+    defaults = {name: x.default for name, x in case.signature.items() if x.default is not x.empty}
+    parameters = {name: in_numpy_double(x) for name, x in {**defaults, **case.parameters}.items()}
+    arrays = [jnp.asarray(x, dtype) if x.dtype == np.float64 else x for x in case.inputs(4)]
+    with jax.enable_x64(True):
+        result = jax.eval_shape(lambda *arrays: case.eager(*arrays, **parameters), *arrays)
+    assert result.dtype == jnp.float32
+
+
 @some(variants=False)
 def test_transformations(case):
     """The jitted loss, one problem of two examples after the other, under vmap and under pmap over 8 of them."""

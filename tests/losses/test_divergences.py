@@ -204,6 +204,18 @@ def test_universal_logit_masks_either_vocabulary():
         assert not np.any(gradient(losses.universal_logit, **masks))
 
 
+def test_universal_logit_of_masked_examples_is_none_on_either_side():
+    valid = np.array([True, False, True, False])[:, None]
+    longer = np.concatenate([TEACHER, TEACHER[:, :3]], -1)
+    expected = np.where(valid[:, 0], oracles.universal_logit(STUDENT, longer), 0)
+    student, teacher = np.where(valid, STUDENT, np.nan), np.where(valid, longer, np.nan)
+    for masks in ({"where": valid}, {"teacher_where": valid}):
+        np.testing.assert_allclose(losses.universal_logit(student, teacher, **masks), expected, rtol=1e-12)
+        for of_side in gradient(losses.universal_logit, student, teacher, **masks):
+            assert np.isfinite(of_side).all()
+            assert not of_side[1::2].any()
+
+
 EXCLUDING = [
     ("soft_cross_entropy", {}, "full"),
     ("reverse_kl", {}, "dropped"),

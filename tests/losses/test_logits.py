@@ -1,5 +1,7 @@
 """What is particular to the losses on logits: temperatures, missing labels, errors."""
 
+import inspect
+
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
+from jaxkd import losses
 from jaxkd.losses import cross_entropy, distillation_loss, hint, soft_label_kl, softmax_with_temperature
 
 from . import oracles
@@ -250,3 +253,140 @@ def test_hint_over_several_axes():
     np.testing.assert_allclose(hint(*maps, axis=(1, 2, 3)), np.square(maps[0] - maps[1]).mean((1, 2, 3)), rtol=1e-5)
     expected = [np.square(maps[0] - maps[1])[i][where[i, ..., 0]].mean() for i in range(2)]
     np.testing.assert_allclose(hint(*maps, axis=(1, 2, 3), where=where), expected, rtol=1e-5)
+
+
+NUMBERS = {
+    "soft_label_kl": ("temperature",),
+    "reverse_kl": ("temperature",),
+    "soft_cross_entropy": ("temperature",),
+    "listwise_kl": ("temperature",),
+    "generalized_jsd": ("temperature",),
+    "alpha_beta_divergence": ("temperature",),
+    "skew_kl": ("alpha",),
+    "skew_reverse_kl": ("alpha",),
+    "interpolated_teacher": ("u",),
+    "universal_logit": ("student_temperature", "teacher_temperature"),
+    "transformed_teacher_matching": ("exponent",),
+    "softmax_with_temperature": ("temperature",),
+    "teacher_free": ("temperature",),
+    "weighted_soft_label": ("temperature",),
+    "decoupled_kd": ("temperature", "alpha", "beta"),
+    "normalized_kd": ("temperature", "gamma"),
+    "one_for_all": ("exponent", "temperature"),
+    "distillation_loss": ("temperature", "alpha"),
+    "scale_decoupled_kd": ("temperature", "alpha", "beta"),
+    "centered_self_distillation": ("student_temperature", "teacher_temperature"),
+}
+EACH = [(name, parameter) for name, parameters in NUMBERS.items() for parameter in parameters]
+
+
+def call(name, **parameters):
+    """The loss of the three examples above, or of three times two regions."""
+    loss = getattr(losses, name)
+    if name == "softmax_with_temperature":
+        return loss(A, **parameters)
+    if name == "teacher_free":
+        return loss(A, LABELS, **parameters)
+    if name == "centered_self_distillation":
+        return loss(A, B, np.zeros(5, np.float32), **parameters)
+    if name == "scale_decoupled_kd":
+        return loss(np.stack([A, B], 1), np.stack([B, A], 1), LABELS, **parameters)
+    labelled = "labels" in inspect.signature(loss).parameters
+    return loss(A, B, *([LABELS] if labelled else []), **parameters)
+
+
+@pytest.mark.parametrize(("name", "parameter"), EACH)
+def test_numbers_of_examples_are_of_their_shape_and_no_labels(name, parameter):
+    shape = jax.eval_shape(lambda x: call(name, **{parameter: x}), 0.5).shape
+    half = np.full(3, 0.5, np.float32)
+    assert jax.eval_shape(lambda x: call(name, **{parameter: x}), half).shape == shape
+    for wrong, said in (
+        (half[:, None], rf"{parameter} \[3,1\], examples \[3\]: give a scalar, or one number for each example"),
+        (np.full(5, 0.5), rf"{parameter} \[5\], examples \[3\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call(name, **{parameter: wrong})
+    with pytest.raises(ValueError, match=rf"{parameter} \[3\] is int32: .* labels"):
+        jax.eval_shape(lambda x: call(name, **{parameter: x}), np.ones(3, np.int32))
+
+
+def test_labels_in_place_of_the_temperature():
+    labels = np.array([1, 4, 2])
+    for loss in (soft_label_kl, losses.reverse_kl, losses.soft_cross_entropy, losses.listwise_kl):
+        with pytest.raises(ValueError, match=r"temperature \[3\] is int.*labels"):
+            loss(A, B, labels)
+        assert loss(A, B, 4).shape == loss(A, B, np.int64(4)).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"), [("dist", "beta"), ("dist", "gamma"), ("adaptive_kl", "mu"), ("teacher_free", "confidence")]
+)
+def test_numbers_for_all_examples_are_scalars(name, parameter):
+    with pytest.raises(ValueError, match=rf"{parameter} \[3\]: it has to be a scalar"):
+        call(name, **{parameter: np.full(3, 0.5)})
+
+
+@pytest.mark.parametrize(
+    ("temperature", "error", "said"),
+    [
+        ([-4.0] * 3, TypeError, r"temperature is a list, \[-4.0, .*: it has to be a number"),
+        ("4", TypeError, "temperature is a str, '4': it has to be a number"),
+        (None, TypeError, "temperature is a NoneType"),
+        (True, ValueError, "temperature is bool: it has to be a real number"),
+        (1j, TypeError, "temperature is a complex"),
+        (float("inf"), ValueError, "temperature is inf: it has to be finite"),
+        (np.array([1.0, np.inf, 1.0]), ValueError, r"temperature \[3\] has inf in it: it has to be finite"),
+    ],
+)
+def test_temperature_that_is_no_number(temperature, error, said):
+    with pytest.raises(error, match=said):
+        soft_label_kl(A, B, temperature)
+
+
+def test_lists_are_told_without_their_contents():
+    for call, said in (
+        (lambda: soft_label_kl(A.tolist(), B), "student logits: a list is no array; give one, as jnp.asarray makes it"),
+        (lambda: soft_label_kl(A, B.tolist()), "teacher logits: a list"),
+        (lambda: cross_entropy(A, LABELS.tolist()), "labels: a list"),
+        (lambda: soft_label_kl(A, B, where=[True] * 5), "where: a list"),
+        (lambda: losses.listwise_kl(A.tolist(), B), "student scores: a list"),
+    ):
+        with pytest.raises(TypeError, match=said) as raised:
+            call()
+        assert len(str(raised.value)) < 100
+    with pytest.raises(ValueError, match=r"temperatures is 4.0: it has to be a sequence, \(4.0,\) for one"):
+        losses.multi_level_kd(A, B, 4.0)
+    with pytest.raises(ValueError, match=r"grids is 4: it has to be a sequence, \(4,\) for one"):
+        losses.region_means(np.ones((1, 4, 4, 2), np.float32), 4)
+
+
+def test_axis_of_any_integer_type():
+    moved = soft_label_kl(A.T, B.T, axis=np.int64(0))
+    np.testing.assert_allclose(moved, soft_label_kl(A, B), rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy(A.T, LABELS, axis=np.int64(0)), cross_entropy(A, LABELS), rtol=1e-6)
+    for axis in (None, (1,), 1.0):
+        with pytest.raises(ValueError, match=r"axis of logits \[3,5\] is .*: it has to be one whole number"):
+            soft_label_kl(A, B, axis=axis)
+    with pytest.raises(ValueError, match="axis 2 of logits"):
+        soft_label_kl(A, B, axis=np.int64(2))
+    maps = np.ones((2, 2, 3, 3, 4), np.float32)
+    assert hint(*maps, axis=[1, np.int64(2), 3]).shape == (2,)
+    with pytest.raises(ValueError, match="has to be one whole number"):
+        hint(*maps, axis=None)
+
+
+def test_one_class_names_whose():
+    with pytest.raises(ValueError, match=r"student logits \[3,1\] have one class on axis -1"):
+        soft_label_kl(A[:, :1], B[:, :1])
+    with pytest.raises(ValueError, match=r"teacher logits \[3,1\] have one class"):
+        losses.universal_logit(A, B[:, :1])
+    with pytest.raises(ValueError, match=r"student scores \[3,1\] have one candidate"):
+        losses.margin_mse(A[:, :1], B[:, :1])
+
+
+def test_logits_of_two_types_meet_in_the_wider():
+    with jax.enable_x64(True):
+        wide, expected = B.astype(np.float64), soft_label_kl(A.astype(np.float64), B.astype(np.float64))
+        value, (of_student, of_teacher) = jax.value_and_grad(lambda s, t: soft_label_kl(s, t).sum(), (0, 1))(A, wide)
+        assert (of_student.dtype, of_teacher.dtype) == (jnp.float32, jnp.float64)
+        np.testing.assert_allclose(value, expected.sum(), rtol=1e-12)

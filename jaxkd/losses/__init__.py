@@ -8,7 +8,8 @@ Conventions:
         loss = jnp.sum(losses) / jnp.maximum(jnp.sum(valid), 1)
 
   * Losses that relate the examples of a batch return a scalar and take ``axis_name``: when set, they gather the other
-    devices' features, so that ``pmap`` and ``shard_map`` see the global batch. Their gradient is the global batch's under both when written so, a ``pmean`` of it under one of them only::
+    devices' features, so that ``pmap`` and ``shard_map`` see the global batch. Their gradient is the global batch's
+    under both when written so, a ``pmean`` of it under one of them only::
 
         params = jax.lax.pcast(params, axis_name, to="varying")  # each device differentiates its share
         share, grads = jax.value_and_grad(lambda p: loss(p) / jax.lax.axis_size(axis_name))(params)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxkd._checks import check_number, shape_of
 from jaxkd.losses._arguments import ArrayLike, Where, at_least_float32, check_variant
@@ -65,7 +66,7 @@ def class_response(
     target = jax.nn.sigmoid(teacher)
     apart = absolute(target - jax.nn.sigmoid(student))
     # A power of 1 takes time.
-    plain = not isinstance(beta, jax.core.Tracer) and float(beta) == 1
+    plain = not isinstance(beta, jax.core.Tracer) and bool(np.asarray(beta) == 1)
     factor = apart if plain else apart ** jnp.asarray(beta, apart.dtype)
     entropies = jnp.maximum(student, 0) - student * target + jnp.log1p(jnp.exp(-absolute(student)))
     return over_locations(jnp.sum(factor * entropies, axis), weights, normalizer, where)

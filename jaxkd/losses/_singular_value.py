@@ -67,11 +67,10 @@ def singular_value(
         jnp.sum(jnp.square(_kernel(after[0], before[0]) - _kernel(after[1], before[1])), (1, 2, 3))
         for before, after in itertools.pairwise(pairs)
     )
-    if where is None:
+    mask = mask_of(where, jnp.asarray(student[0]), axis)
+    if mask is None:
         return jnp.asarray(loss)
-    first = jnp.asarray(student[0])
-    mask = mask_of(where, first, axis)
-    return jnp.where(jnp.any(mask, tuple(range(1, first.ndim))), loss, 0)
+    return jnp.where(jnp.any(mask, tuple(range(1, mask.ndim))), loss, 0)
 
 
 def _kernel(after: jax.Array, before: jax.Array) -> jax.Array:

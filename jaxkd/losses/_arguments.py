@@ -34,23 +34,26 @@ def number(
 
     Raises ValueError if it has another shape, numbers of examples are integers, or known ones are out of range.
     """
+    # Before their range, which labels in their place may miss as well.
+    if getattr(value, "ndim", 0) > 0:
+        _check_numbers_of_examples(name, value, jnp.shape(logits), axis)
     check_number(name, value, above=above, below=below, within=within)
-    numbers = jnp.asarray(value)
-    if numbers.ndim > 0:
-        if axis is None:
-            raise ValueError(f"{name} {shape_of(numbers)}: it has to be a scalar, one for all examples")
-        if not jnp.issubdtype(numbers.dtype, jnp.floating):
-            raise ValueError(
-                f"{name} {shape_of(numbers)} is {numbers.dtype}: numbers of examples have to be floating-point; "
-                "integers are labels, passed in its place by mistake"
-            )
-        examples = tuple(np.delete(logits.shape, axis).tolist())
-        if numbers.shape != examples:
-            raise ValueError(
-                f"{name} {shape_of(numbers)}, examples {_printed(examples)}: "
-                "give a scalar, or one number for each example"
-            )
-    return numbers.astype(logits.dtype)
+    return jnp.asarray(value).astype(logits.dtype)
+
+
+def _check_numbers_of_examples(name: str, value: ArrayLike, shape: tuple[int, ...], axis: int | None) -> None:
+    if axis is None:
+        raise ValueError(f"{name} {shape_of(value)}: it has to be a scalar, one for all examples")
+    if jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise ValueError(
+            f"{name} {shape_of(value)} is {jnp.result_type(value)}: numbers of examples have to be floating-point; "
+            "labels have no place here, and numbers that are meant take .astype(float)"
+        )
+    examples = tuple(np.delete(shape, axis).tolist())
+    if jnp.shape(value) != examples:
+        raise ValueError(
+            f"{name} {shape_of(value)}, examples {_printed(examples)}: give a scalar, or one number for each example"
+        )
 
 
 def sequence(name: str, values: Any) -> tuple[Any, ...]:

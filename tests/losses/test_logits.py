@@ -311,7 +311,7 @@ def test_numbers_of_examples_are_of_their_shape_and_no_labels(name, parameter):
 
 
 def test_labels_in_place_of_the_temperature():
-    labels = np.array([1, 4, 2])
+    labels = np.array([1, 4, 0])
     for loss in (soft_label_kl, losses.reverse_kl, losses.soft_cross_entropy, losses.listwise_kl):
         with pytest.raises(ValueError, match=r"temperature \[3\] is int.*labels"):
             loss(A, B, labels)

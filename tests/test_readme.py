@@ -57,10 +57,20 @@ def nnx_modules(step, batch):
 
 
 def jax_alone(step, batch):
-    params, teacher = (jax.random.normal(jax.random.key(width), (8, width)) for width in (4, 16))
+    def student(params, image):
+        features = jax.nn.relu(image @ params["hidden"])
+        return features, features @ params["head"]
+
+    def teacher(params, image):
+        return jnp.tanh(image @ params), None
+
+    draw = jax.random.normal
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {"hidden": draw(keys[0], (8, 4)), "head": draw(keys[1], (4, 3))}
+    of_teacher = draw(keys[2], (8, 16))
     for _ in range(20):
-        params, loss = step(params, teacher, batch[0])
-        yield loss, teacher
+        params, loss = step(student, teacher, params, of_teacher, *batch)
+        yield loss, of_teacher
 
 
 @pytest.mark.parametrize(
@@ -77,6 +87,6 @@ def test_steps_train_the_student_and_not_the_teacher(library, train, batch):
 
 
 def test_it_is_short_and_its_links_lead_somewhere():
-    assert len(README.splitlines()) < 100
+    assert len(README.splitlines()) <= 100
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert (Path(__file__).parents[1] / target).exists(), target

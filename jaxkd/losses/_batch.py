@@ -44,6 +44,7 @@ def global_batch(
         )
     if where is None:
         return arrays, None, len(arrays[0])
+    where = jnp.asarray(where)
     selected = [jnp.where(where[:, None], x, 0) for x in arrays]
     return selected, where, jnp.maximum(jnp.sum(where), 1).astype(arrays[0].dtype)
 

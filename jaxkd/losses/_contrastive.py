@@ -238,10 +238,9 @@ def clip_affinity(
         *(("teacher image embeddings", teacher_image), ("teacher text embeddings", teacher_text)),
     ]
     arrays, where, _ = global_batch(batch, where, axis_name)
-    student, teacher = (
-        _cosines(image, text) * jnp.asarray(scale, image.dtype)
-        for image, text, scale in ((*arrays[:2], student_scale), (*arrays[2:], teacher_scale))
-    )
+    student, teacher = _cosines(*arrays[:2]), _cosines(*arrays[2:])
+    student *= jnp.asarray(student_scale, student.dtype)
+    teacher *= jnp.asarray(teacher_scale, teacher.dtype)
     pairs = pairs_of(where)
 
     def one_way(axis: int) -> jax.Array:

@@ -136,9 +136,20 @@ def prepare(dataset: tyro.conf.Positional[str], data_dir: str | None = None) -> 
 
 
 def list_methods() -> None:
-    """List the ways to distil."""
-    rows = [(m.name, m.family, str(m.year), m.paper) for m in methods.methods()]
-    _print_table(("name", "family", "year", "paper"), rows)
+    """List the ways to distil, with the parameters that `jaxkd distill --set` takes and their defaults."""
+    rows = [
+        (m.name, m.family, str(m.year), m.paper, " ".join(_with_default(*one) for one in m.parameters.items()))
+        for m in methods.methods()
+    ]
+    _print_table(("name", "family", "year", "paper", "parameters"), rows)
+
+
+def _with_default(name: str, default: Any) -> str:
+    """A parameter as `--set` takes it; of taps, which the networks name, the name alone."""
+    if default is None:
+        return name
+    values = default if isinstance(default, tuple) else (default,)
+    return f"{name}=" + ",".join(f"{x:g}" if isinstance(x, float) else str(x) for x in values)
 
 
 def list_losses(

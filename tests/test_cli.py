@@ -159,7 +159,8 @@ def test_everything_at_once(start, tmp_path):
     options = shlex.split(
         "--teacher resnet8 --student mlp_16 --seeds 2 --epochs 1 --teacher-epochs 0.1 --seeds-at-once 1 --labels 200 "
         "--method fitnets --precision bfloat16 --ema 0.9 --data-order own --accumulate 2 --augment crop flip mixup "
-        "--mesh data=2 --profile --name all --set student_taps=penultimate --set teacher_taps=penultimate --set soft=0.9"
+        "--set student_taps=penultimate --set teacher_taps=penultimate --set soft=0.9 "
+        "--mesh data=2 --profile --name all"
     )
     assert start(tmp_path, *options) == 0
     run = tmp_path / "all"

@@ -30,10 +30,12 @@ class DistillConfig:
     """Model of the student."""
     method: str = "kd"
     """How the student learns from the teacher: `jaxkd methods` lists the ways."""
-    temperature: _Float = None
+    temperature: Annotated[float | None, _option("FLOAT", "that of the recipe for kd, the paper's for others")] = None
     """Temperature of the soft labels."""
-    alpha: _Float = None
-    """Weight of the soft labels in [0, 1]; the hard labels have 1 - alpha."""
+    alpha: Annotated[float | None, _option("FLOAT", "that of the recipe")] = None
+    """Weight of the soft labels of kd in [0, 1]; the hard labels have 1 - alpha."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """A parameter of the method, which `jaxkd methods` lists; may be given several times."""
     labels: Annotated[int | Literal["all"] | None, _option("INT|all", "that of the recipe; digits: 100")] = None
     """Keep the labels of so many training images, balanced by class; the others stay as unlabelled images."""
     seeds: int = 5
@@ -158,8 +160,9 @@ class Settings:
     teacher: str
     student: str
     method: str
-    temperature: float
-    alpha: float
+    temperature: float | None
+    alpha: float | None
+    set: tuple[str, ...]
     labels: int | Literal["all"]
     seeds: int
     data_order: Literal["same", "own"]
@@ -185,6 +188,9 @@ def with_recipe(config: DistillConfig) -> Settings:
       ValueError: a number is out of its range; the message names the option.
     """
     recipe = _RECIPES.get(config.dataset, _CNN_RECIPE)
+    # The recipe's were found for kd; other methods have their papers' own, and --set may say something else.
+    named = {text.partition("=")[0].strip() for text in config.set}
+    recipe = recipe | {name: None for name in ("temperature", "alpha") if config.method != "kd" or name in named}
     asked = {
         name: value for name, value in dataclasses.asdict(config).items() if value is not None or name not in recipe
     }

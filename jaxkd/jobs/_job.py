@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -102,11 +102,12 @@ class Job:
 
     def best_student(self, stacked: Variables) -> tuple[Variables, dict[str, Any]]:
         """The distilled seed with the highest validation accuracy (the first of equals), and what it is."""
-        network = learners.stacked(self.student, self.config.seeds)
+        network = learners.stacked(self._deployed, self.config.seeds)
         accuracies = np.asarray(evaluation.accuracy(*evaluation.predict_labelled(network, stacked, self._validation)))
         best = int(np.argmax(accuracies))
         metadata = {
             "model": self.config.student,
+            "method": self.config.method,
             "classes": self.train.classes,
             "dataset": self.config.dataset,
             "seed": best,
@@ -120,7 +121,9 @@ class Job:
         examples = data.load(config.dataset, split, data_dir=self._data_dir)
         names = [phase.name for phase in self.phases if phase.name != "teacher"]
         students = [
-            Participant(name, self.student, results[name], config.seeds, tuple(names[:-1]) if name == DISTILLED else ())
+            Participant(name, self._deployed, results[name], config.seeds, tuple(names[:-1]))
+            if name == DISTILLED
+            else Participant(name, self.student, results[name], config.seeds)
             for name in names
         ]
         kept = "all labels" if self.transfer is self.train else f"{config.labels} of {len(self.train)} labels"
@@ -137,7 +140,7 @@ class Job:
         labelled = data.labelled(self.transfer)
         steps = config.steps or self._steps(self.transfer, config.epochs)
         alone = self.batches(labelled)
-        objective = methods.create(config.method, temperature=config.temperature, alpha=config.alpha)
+        objective = self._objective(steps)
 
         def student(steps: int, teacher: Network | None, objective: objectives.Objective) -> Learner:
             return learners.seeds(
@@ -161,9 +164,33 @@ class Job:
             if name == ALONE or own_steps != steps:
                 learner = student(length, None, objectives.hard_label())
                 phases.append(Phase(name, learner, length, learners.fresh(learner), ordered(alone)))
+        deployment = objective.deployment
+        self._deployed = self.student if deployment is None else deployment.network(self.student)
         distilled = student(steps, self.teacher, objective)
         enter = learners.fresh(distilled, lambda results: results["teacher"])
         return [*phases, Phase(DISTILLED, distilled, steps, enter, ordered(self.batches(self.transfer)))]
+
+    def _objective(self, steps: int) -> objectives.Objective:
+        """What the distilled student minimises: the method with the parameters asked for, and what it asks to know."""
+        config = self.config
+        method = methods.find(config.method)
+        given = methods.parse(config.method, config.set)
+        for name, value in {"temperature": config.temperature, "alpha": config.alpha}.items():
+            if value is None:
+                continue
+            if name in given:
+                raise ValueError(f"--{name} and --set {name}=... are one parameter: give one of them")
+            given[name] = value
+        facts: dict[str, Callable[[], Any]] = {
+            "n_data": lambda: len(self.transfer),
+            "labels": lambda: _all_labels(self.transfer),
+            "classes": lambda: self.train.classes,
+            "split": lambda: _once(self.transfer),
+            "steps": lambda: steps,
+            "steps_per_epoch": lambda: self.batches(self.transfer).steps_per_epoch,
+        }
+        given |= {name: facts[name]() for name in method.from_training}
+        return methods.create(config.method, self.student, self.teacher, **given)
 
     def _steps(self, examples: data.Examples, epochs: float) -> int:
         return _round(epochs * self.batches(examples).steps_per_epoch)
@@ -204,6 +231,12 @@ class Job:
 def _once(examples: data.Examples) -> data.PaddedBatches:
     """Every example once, for evaluation."""
     return data.padded_batches(examples, min(_EVALUATION_BATCH, len(examples)))
+
+
+def _all_labels(examples: data.Examples) -> np.ndarray | None:
+    """All labels, or None if some are missing."""
+    labels = examples.labels()
+    return labels if np.all(labels >= 0) else None
 
 
 def _round(steps: float) -> int:

@@ -1,7 +1,75 @@
-"""Methods by name: the paper's defaults and its citation."""
+"""Methods by name: each a function that makes the objective of a paper for two networks, with the paper's defaults.
 
-from jaxkd.methods._feature import fitnets
-from jaxkd.methods._method import Method, create, methods
-from jaxkd.methods._response import kd
+``at(student, teacher)`` looks at the networks' ``roles`` to choose what it matches, and so works for any model that
+names them; for others name taps. A learner trains it::
 
-__all__ = ["Method", "create", "fitnets", "kd", "methods"]
+    objective = methods.at(student, teacher, soft=1.0)  # attention transfer beside KD
+    learners.distill(student, teacher, objective, optimizer)
+
+What the parameters of most methods are:
+
+  * ``weight``: of the method's own loss. Weights and temperatures are numbers, schedules of the step, or traced arrays;
+  * ``hard``: of the cross-entropy with the labels, the term ``"hard"``;
+  * ``soft``, ``temperature``: of soft labels, the term ``"soft"``. Where the method's own loss has a temperature and
+    nothing else is said, it is this one;
+  * ``student_taps``, ``teacher_taps``: the inner features, from first to last, where they are not to be those of the
+    roles: one name, or several;
+  * ``steps_per_epoch``, ``n_data`` and the like: facts of the training, see ``FROM_TRAINING``.
+
+A term that counts nothing by its default is not there. The method's own has its name, or, if it is of several,
+``"name/part"``.
+"""
+
+from jaxkd.methods._classifier import cat_kd, ofa, sdd, simkd, srrl
+from jaxkd.methods._feature import fitnets, ft, mgd, nd, semckd, srd, vid, vkd
+from jaxkd.methods._maps import at, ickd, kdsvd, nst, ofd, reviewkd
+from jaxkd.methods._method import FROM_TRAINING, Method, create, find, methods, parse
+from jaxkd.methods._own import byot, pskd, tfkd
+from jaxkd.methods._relation import cc, crd, pkt, rkd, sp
+from jaxkd.methods._response import ctkd, deit_hard, dist, dkd, kd, lskd, mlkd, nkd, ttm, wsld
+
+__all__ = [
+    "FROM_TRAINING",
+    "Method",
+    "at",
+    "byot",
+    "cat_kd",
+    "cc",
+    "crd",
+    "create",
+    "ctkd",
+    "deit_hard",
+    "dist",
+    "dkd",
+    "find",
+    "fitnets",
+    "ft",
+    "ickd",
+    "kd",
+    "kdsvd",
+    "lskd",
+    "methods",
+    "mgd",
+    "mlkd",
+    "nd",
+    "nkd",
+    "nst",
+    "ofa",
+    "ofd",
+    "parse",
+    "pkt",
+    "pskd",
+    "reviewkd",
+    "rkd",
+    "sdd",
+    "semckd",
+    "simkd",
+    "sp",
+    "srd",
+    "srrl",
+    "tfkd",
+    "ttm",
+    "vid",
+    "vkd",
+    "wsld",
+]

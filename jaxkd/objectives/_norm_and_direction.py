@@ -16,7 +16,9 @@ from jaxkd.objectives._memory import global_positions
 from jaxkd.objectives._objective import Objective, Signals, Taps
 
 
-def norm_and_direction(student: str, teacher: str, centers: jax.Array, *, dropout: float = 0.5) -> Objective:
+def norm_and_direction(
+    student: str, teacher: str, centers: jax.Array | Callable[[Variables], jax.Array], *, dropout: float = 0.5
+) -> Objective:
     """KD++'s ND loss: a student's embedding, long and in the direction of the teacher's centre of its class.
 
     L = 1 - <s, c / |c|> / max(|s|, |t|), the mean over labelled examples (``losses.norm_and_direction``), where s is
@@ -34,7 +36,8 @@ def norm_and_direction(student: str, teacher: str, centers: jax.Array, *, dropou
       student: a tap of the student: the embedding before its classifier, [batch, features].
       teacher: a tap of the teacher, likewise [batch, dim].
       centers: [classes, dim], the mean of the teacher's embeddings over all training examples of each class: see
-        ``class_centers``.
+        ``class_centers``. Or a function that gives them of the teacher's variables, for a teacher that is yet to be
+        trained: it is run in ``init``.
       dropout: the connector's, the probability in [0, 1) of an embedding's element to be dropped.
 
     Raises:
@@ -53,15 +56,16 @@ def norm_and_direction(student: str, teacher: str, centers: jax.Array, *, dropou
         sides = f'student tap "{student}" is {shape_of(of_student)}, teacher tap "{teacher}" is {shape_of(of_teacher)}'
         if of_student.ndim != 2 or of_teacher.ndim != 2:
             raise ValueError(f"{sides}: norm_and_direction takes [batch, features]: tap what the classifiers are given")
-        if jnp.ndim(centers) != 2 or centers.shape[1] != of_teacher.shape[1]:
+        points = centers(signals.teacher_variables) if callable(centers) else centers
+        if jnp.ndim(points) != 2 or points.shape[1] != of_teacher.shape[1]:
             raise ValueError(
-                f"{sides}, and centers are {shape_of(centers)}: they have to be [classes, {of_teacher.shape[1]}], "
+                f"{sides}, and centers are {shape_of(points)}: they have to be [classes, {of_teacher.shape[1]}], "
                 "from class_centers of this teacher and this tap"
             )
         label = signals.batch.get("label")
         if label is None or label.shape != of_student.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer):
             raise ValueError(f'norm_and_direction needs integers [{of_student.shape[0]}] as batch["label"]')
-        carried = {"centers": {"of_teacher": jnp.asarray(centers)}}
+        carried = {"centers": {"of_teacher": jnp.asarray(points)}}
         if of_student.shape == of_teacher.shape:
             return carried
         width, target = of_student.shape[1], of_teacher.shape[1]

@@ -16,6 +16,7 @@ import pytest
 
 from jaxkd import cli, data, jobs
 from jaxkd.evaluation import Comparison
+from jaxkd.jobs._job import Job, mesh_of
 from jaxkd.losses import catalogue
 from jaxkd.training.checkpoints import load_result, save_result, tree_hash
 from jaxkd.training.logging import read_metrics
@@ -171,6 +172,25 @@ def test_everything_at_once(start, tmp_path):
     kept = load_result(run / "results", "student").variables["params"]
     assert {leaf.dtype.name for leaf in jax.tree.leaves(kept)} == {"float32"}
     assert "connector" not in str(jax.tree.structure(kept))
+
+
+def test_a_method_that_deploys_more_than_the_student(start, tmp_path):
+    options = ("--teacher", "cnn_2_4", "--student", "cnn_2_2", "--method", "simkd", "--epochs", "1", "--name", "simkd")
+    assert start(tmp_path, *options) == 0
+    student = load_result(tmp_path / "simkd/results", "student")
+    assert set(student.variables["params"]) == {"student", "projector", "teacher"}
+    assert student.metadata["method"] == "simkd"
+    comparison = Comparison.from_json((tmp_path / "simkd/comparison.json").read_text())
+    alone, distilled = comparison.students
+    assert distilled.parameters > alone.parameters, "the projector and the classifier count"
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("nd", ()), ("pskd", ()), ("ctkd", ()), ("crd", ("negatives=64", "temperature=2"))]
+)
+def test_what_methods_ask_of_the_training(method, parameters, data_dir):
+    asked = jobs.DistillConfig(method=method, set=parameters, teacher="mlp_8", student="mlp_4", seeds=2, labels="all")
+    Job(jobs.with_recipe(asked), mesh_of(None), data_dir).check()
 
 
 def kept_config(teacher: Path):

@@ -19,6 +19,7 @@ from jaxkd.jobs._curves import curves_of
 from jaxkd.jobs._job import DISTILLED, Job, mesh_of
 from jaxkd.jobs._rundir import RunError, open_run, read_config, read_environments, write_atomically
 from jaxkd.learners import Phase
+from jaxkd.networks import Variables
 from jaxkd.training import parallel, run
 from jaxkd.training.checkpoints import CheckpointError, load_result, save_result
 from jaxkd.training.logging import TensorBoardLog
@@ -67,47 +68,12 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
       ValueError, DivergedError, CheckpointError, InterruptedTraining: see ``training.run``.
     """
     settings, path = _resolve(config, options)
-    # Before the directory is made: what cannot be run leaves nothing behind.
-    check_options(options)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError('the report needs matplotlib: pip install "jaxkd[demo]"')
+    check(options)
     job = Job(settings, mesh_of(options.mesh), options.data_dir, options.seeds_at_once)
     job.check()
     with open_run(path, as_json(settings), resume=options.resume is not None) as config_hash:
         watcher.started(path)
-        teachers = Path(options.workdir) / "teachers"
-        teacher_name = f"{settings.dataset}-{settings.teacher}-{job.teacher_hash}"
-        _find_teacher(teachers, teacher_name, path / "results", watcher)
-        started = time.monotonic()
-
-        def tensorboard(phase: Phase, start: int) -> list[TensorBoardLog]:
-            # In a directory of its own: what a resume purges there is of this phase only.
-            return [TensorBoardLog(path / "tensorboard" / phase.name, purge_step=start + 1)]
-
-        results = run(
-            job.phases,
-            job.batches(job.train),
-            key=jax.random.key(settings.seed),
-            workdir=path,
-            config_hash=config_hash,
-            mesh=job.mesh,
-            mode=settings.parallel,
-            chunk=options.chunk,
-            evaluate=job.validation,
-            every=(lambda phase: math.ceil(phase.steps / 5)) if options.every is None else options.every,
-            best="validation/accuracy",
-            keep=options.keep,
-            phase_logs=tensorboard if options.tensorboard else None,
-            on_phase=lambda phase, start: watcher.phase(phase.name, phase.steps, start),
-            on_chunk=lambda phase, step, metrics: watcher.chunk(phase.name, step, metrics),
-            on_skipped=lambda phase, step, why: watcher.note(f"{phase.name}: passed over step {step}: {why}"),
-            stop=watcher.stop,
-            profile=str(path / "profile") if options.profile else None,
-        )
-        # Another run may have been first, with other last bits: what is there stays.
-        with contextlib.suppress(CheckpointError):
-            save_result(teachers, teacher_name, results["teacher"], {"config": job.teacher_config})
-        watcher.note(f"trained in {time.monotonic() - started:.1f} s")
+        results = train(job, path, config_hash, options, watcher)
         save_result(path / "results", "student", *job.best_student(results[DISTILLED]))
         comparison = job.compare(results)
         write_atomically(path / "comparison.json", comparison.to_json())
@@ -119,6 +85,55 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
             versions=read_environments(path)[-1],
         )
     return Outcome(path, comparison)
+
+
+def check(options: RunOptions) -> None:
+    """Raises, before a directory is made, for what no run can end with: what cannot be run leaves nothing behind."""
+    check_options(options)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError('the report needs matplotlib: pip install "jaxkd[demo]"')
+
+
+def train(job: Job, path: Path, config_hash: str, options: RunOptions, watcher: Watcher) -> dict[str, Variables]:
+    """Trains all phases of a job in its directory, the teacher only if no run has trained it before.
+
+    Returns:
+      What each phase deploys, by its name.
+    """
+    teachers = Path(options.workdir) / "teachers"
+    teacher_name = f"{job.config.dataset}-{job.config.teacher}-{job.teacher_hash}"
+    _find_teacher(teachers, teacher_name, path / "results", watcher)
+    started = time.monotonic()
+
+    def tensorboard(phase: Phase, start: int) -> list[TensorBoardLog]:
+        # In a directory of its own: what a resume purges there is of this phase only.
+        return [TensorBoardLog(path / "tensorboard" / phase.name, purge_step=start + 1)]
+
+    results = run(
+        job.phases,
+        job.batches(job.train),
+        key=jax.random.key(job.config.seed),
+        workdir=path,
+        config_hash=config_hash,
+        mesh=job.mesh,
+        mode=job.config.parallel,
+        chunk=options.chunk,
+        evaluate=job.validation,
+        every=(lambda phase: math.ceil(phase.steps / 5)) if options.every is None else options.every,
+        best="validation/accuracy",
+        keep=options.keep,
+        phase_logs=tensorboard if options.tensorboard else None,
+        on_phase=lambda phase, start: watcher.phase(phase.name, phase.steps, start),
+        on_chunk=lambda phase, step, metrics: watcher.chunk(phase.name, step, metrics),
+        on_skipped=lambda phase, step, why: watcher.note(f"{phase.name}: passed over step {step}: {why}"),
+        stop=watcher.stop,
+        profile=str(path / "profile") if options.profile else None,
+    )
+    # Another run may have been first, with other last bits: what is there stays.
+    with contextlib.suppress(CheckpointError):
+        save_result(teachers, teacher_name, results["teacher"], {"config": job.teacher_config})
+    watcher.note(f"trained in {time.monotonic() - started:.1f} s")
+    return results
 
 
 def evaluate(path: Path, split: str = "test", data_dir: str | None = None) -> Comparison:
@@ -137,17 +152,32 @@ def evaluate(path: Path, split: str = "test", data_dir: str | None = None) -> Co
 
 def _resolve(config: DistillConfig, options: RunOptions) -> tuple[Settings, Path]:
     """The whole settings, and the directory of the run."""
-    workdir = Path(options.workdir)
     if options.resume is None:
         settings = with_recipe(config)
-        name = options.name or _unused(
-            workdir, f"{settings.dataset}-{settings.student}-{time.strftime('%Y%m%d-%H%M%S')}"
-        )
-        return settings, workdir / _plain(name)
-    path = workdir / _plain(options.resume)
+        return settings, new_run(settings, options)
+    path = resumed_run(options)
+    stored = from_json(read_config(path))
+    check_asked(config, stored, path)
+    return stored, path
+
+
+def new_run(settings: Settings, options: RunOptions) -> Path:
+    """The directory of a run that is to be made, by a name of its own where none is asked for."""
+    workdir = Path(options.workdir)
+    stem = f"{settings.dataset}-{settings.student}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return workdir / _plain(options.name or _unused(workdir, stem))
+
+
+def resumed_run(options: RunOptions) -> Path:
+    """The directory of the run to go on with."""
+    assert options.resume is not None
     if options.name not in (None, options.resume):
         raise RunError(f"--resume {options.resume} and --name {options.name} are two runs: give one")
-    stored = from_json(read_config(path))
+    return Path(options.workdir) / _plain(options.resume)
+
+
+def check_asked(config: DistillConfig, stored: Settings, path: Path) -> None:
+    """Raises RunError if something is asked of a run that it was not started with."""
     for field in dataclasses.fields(config):
         asked = getattr(config, field.name)
         if asked != field.default and asked != getattr(stored, field.name):
@@ -155,7 +185,6 @@ def _resolve(config: DistillConfig, options: RunOptions) -> tuple[Settings, Path
                 f"run {path.name} was started with another config: {field.name} is {getattr(stored, field.name)!r} "
                 f"there and {asked!r} here; resume it without --{field.name.replace('_', '-')}, or start a new run"
             )
-    return stored, path
 
 
 def _find_teacher(teachers: Path, name: str, results: Path, watcher: Watcher) -> None:

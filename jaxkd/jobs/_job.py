@@ -51,6 +51,8 @@ class Job:
             | {"augment": list(config.augment), "precision": config.precision, "seed": config.seed}
         )
         self.teacher_hash = content_hash(self.teacher_config)
+        # Of the method, beside those in the config: a search gives them, traced.
+        self.parameters: dict[str, Any] = {}
         # On the devices for good: it is predicted again and again.
         self._validation = evaluation.on_device(_once(data.load(config.dataset, "validation", data_dir=data_dir)), mesh)
         self.phases = self._phases()
@@ -174,7 +176,7 @@ class Job:
         """What the distilled student minimises: the method with the parameters asked for, and what it asks to know."""
         config = self.config
         method = methods.find(config.method)
-        given = methods.parse(config.method, config.set)
+        given = methods.parse(config.method, config.set) | self.parameters
         for name, value in {"temperature": config.temperature, "alpha": config.alpha}.items():
             if value is None:
                 continue

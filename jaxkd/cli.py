@@ -138,10 +138,10 @@ def prepare(dataset: tyro.conf.Positional[str], data_dir: str | None = None) -> 
 def list_methods() -> None:
     """List the ways to distil, with the parameters that `jaxkd distill --set` takes and their defaults."""
     rows = [
-        (m.name, m.family, str(m.year), m.paper, " ".join(_with_default(*one) for one in m.parameters.items()))
+        (m.name, m.family, str(m.year), m.paper, m.phases, " ".join(_with_default(*one) for one in m.parameters.items()))
         for m in methods.methods()
     ]
-    _print_table(("name", "family", "year", "paper", "parameters"), rows)
+    _print_table(("name", "family", "year", "paper", "phases", "parameters"), rows)
 
 
 def _with_default(name: str, default: Any) -> str:

@@ -185,8 +185,29 @@ def test_a_method_that_deploys_more_than_the_student(start, tmp_path):
     assert distilled.parameters > alone.parameters, "the projector and the classifier count"
 
 
+def test_a_method_in_phases(start, tmp_path):
+    options = ("--method", "progressive", "--set", "medium=mlp_6", "--data-order", "own", "--ema", "0.9")
+    assert start(tmp_path, *options, "--epochs", "1", "--name", "stages") == 0
+    comparison = Comparison.from_json((tmp_path / "stages/comparison.json").read_text())
+    names = [student.name for student in comparison.students]
+    assert names[-3:] == ["teacher mlp_6", "from teacher", "distilled"]
+    alone, *_, medium, _, distilled = comparison.students
+    assert distilled.parameters == alone.parameters < medium.parameters
+    assert cli.main(["evaluate", "stages", "--workdir", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize(
-    ("method", "parameters"), [("nd", ()), ("pskd", ()), ("ctkd", ()), ("crd", ("negatives=64", "temperature=2"))]
+    ("method", "parameters"),
+    [
+        ("nd", ()),
+        ("pskd", ()),
+        ("ctkd", ()),
+        ("crd", ("negatives=64", "temperature=2")),
+        ("ban", ("generations=2",)),
+        ("takd", ("assistants=mlp_6",)),
+        ("dml", ("order=sequential",)),
+        ("online", ()),
+    ],
 )
 def test_what_methods_ask_of_the_training(method, parameters, data_dir):
     asked = jobs.DistillConfig(method=method, set=parameters, teacher="mlp_8", student="mlp_4", seeds=2, labels="all")
@@ -236,6 +257,10 @@ BAD = {
         ("--method", "at", "--teacher", "cnn_4_4_4_4", "--student", "cnn_2_2_2_2"),
         'student tap "stages[3]" is [64,1,1,2], teacher tap "stages[3]" is [64,1,1,4]: ',
     ),
+    "generations": (("--method", "ban", "--set", "generations=0"), "generations is 0, and labels alone teach"),
+    "assistants": (("--method", "takd"), "method takd needs assistants"),
+    "assistant": (("--method", "takd", "--set", "assistants=mpl_8"), "no model is called 'mpl_8'; nearest: mlp_8"),
+    "peers": (("--method", "dml", "--set", "peers=1"), "peers is 1, and a peer learns from another one"),
     "mesh": (("--mesh", "eight"), "--mesh is 'eight': write it as"),
     "devices there": (("--mesh", "data=9"), "9 devices, and there are 8"),
     "fsdp": (("--mesh", "data=4,fsdp=2", "--parallel", "pmap"), "fsdp=2"),

@@ -1,9 +1,10 @@
 """What a distillation job is made of: sets, networks, phases and participants, all determined by the settings."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,8 @@ class Job:
         self.parameters: dict[str, Any] = {}
         # On the devices for good: it is predicted again and again.
         self._validation = evaluation.on_device(_once(data.load(config.dataset, "validation", data_dir=data_dir)), mesh)
+        # Of the rows of the comparison.
+        self._networks: dict[str, Network] = {}
         self.phases = self._phases()
 
     def check(self) -> None:
@@ -104,7 +107,7 @@ class Job:
 
     def best_student(self, stacked: Variables) -> tuple[Variables, dict[str, Any]]:
         """The distilled seed with the highest validation accuracy (the first of equals), and what it is."""
-        network = learners.stacked(self._deployed, self.config.seeds)
+        network = learners.stacked(self._networks[DISTILLED], self.config.seeds)
         accuracies = np.asarray(evaluation.accuracy(*evaluation.predict_labelled(network, stacked, self._validation)))
         best = int(np.argmax(accuracies))
         metadata = {
@@ -121,12 +124,10 @@ class Job:
         """All participants on one split."""
         config = self.config
         examples = data.load(config.dataset, split, data_dir=self._data_dir)
-        names = [phase.name for phase in self.phases if phase.name != "teacher"]
+        alike = tuple(name for name, network in self._networks.items() if network is self.student and name != DISTILLED)
         students = [
-            Participant(name, self._deployed, results[name], config.seeds, tuple(names[:-1]))
-            if name == DISTILLED
-            else Participant(name, self.student, results[name], config.seeds)
-            for name in names
+            Participant(name, network, results[name], config.seeds, alike if name == DISTILLED else ())
+            for name, network in self._networks.items()
         ]
         kept = "all labels" if self.transfer is self.train else f"{config.labels} of {len(self.train)} labels"
         title = f"{config.dataset} ({split}): {config.teacher} teaches {config.student}, {kept}"
@@ -142,13 +143,13 @@ class Job:
         labelled = data.labelled(self.transfer)
         steps = config.steps or self._steps(self.transfer, config.epochs)
         alone = self.batches(labelled)
-        objective = self._objective(steps)
 
-        def student(steps: int, teacher: Network | None, objective: objectives.Objective) -> Learner:
+        def student(steps: int, make: Callable[..., Learner], frozen: Literal["same", "own"] = "same") -> Learner:
             return learners.seeds(
-                self._learner(self.student, teacher, objective, config.learning_rate, steps, config.ema),
+                self._learner(make, config.learning_rate, steps, config.ema),
                 config.seeds,
                 data=config.data_order,
+                frozen=frozen,
                 chunk=self._seeds_at_once,
             )
 
@@ -156,24 +157,34 @@ class Job:
             return batches.stack(config.seeds) if config.data_order == "own" else batches
 
         teacher_steps = self._steps(self.train, config.teacher_epochs)
-        teacher = self._learner(
-            self.teacher, None, objectives.hard_label(), config.teacher_learning_rate, teacher_steps, None
-        )
+        teacher = self._learner(_from_labels(self.teacher), config.teacher_learning_rate, teacher_steps, None)
         phases = [Phase("teacher", teacher, teacher_steps, learners.fresh(teacher))]
         own_epochs = steps * config.batch_size / len(self.transfer)
         own_steps = min(steps, _round(own_epochs * alone.steps_per_epoch))
         for name, length in {ALONE: own_steps, SAME_STEPS: steps}.items():
             if name == ALONE or own_steps != steps:
-                learner = student(length, None, objectives.hard_label())
+                learner = student(length, _from_labels(self.student))
                 phases.append(Phase(name, learner, length, learners.fresh(learner), ordered(alone)))
-        deployment = objective.deployment
-        self._deployed = self.student if deployment is None else deployment.network(self.student)
-        distilled = student(steps, self.teacher, objective)
-        enter = learners.fresh(distilled, lambda results: results["teacher"])
-        return [*phases, Phase(DISTILLED, distilled, steps, enter, ordered(self.batches(self.transfer)))]
+                self._networks[name] = self.student
+        training = methods.Training(
+            learner=functools.partial(student, steps),
+            steps=steps,
+            labelled=ordered(alone),
+            transfer=ordered(self.batches(self.transfer)),
+            complete=ordered(self.batches(self.train)),
+            network=self._network,
+        )
+        for stage in self._stages(training):
+            phases.append(stage.phase)
+            if stage.network is not None:
+                self._networks[stage.phase.name] = stage.network
+        return phases
 
-    def _objective(self, steps: int) -> objectives.Objective:
-        """What the distilled student minimises: the method with the parameters asked for, and what it asks to know."""
+    def _stages(self, training: methods.Training) -> tuple[methods.Stage, ...]:
+        """The method, with the parameters asked for and what it asks to know. The last stage is the distilled student.
+
+        A method that is one objective is one stage: of the frozen teacher, for as many steps as asked for.
+        """
         config = self.config
         method = methods.find(config.method)
         given = methods.parse(config.method, config.set) | self.parameters
@@ -188,11 +199,19 @@ class Job:
             "labels": lambda: _all_labels(self.transfer),
             "classes": lambda: self.train.classes,
             "split": lambda: _once(self.transfer),
-            "steps": lambda: steps,
+            "steps": lambda: training.steps,
             "steps_per_epoch": lambda: self.batches(self.transfer).steps_per_epoch,
+            "training": lambda: training,
         }
         given |= {name: facts[name]() for name in method.from_training}
-        return methods.create(config.method, self.student, self.teacher, **given)
+        made = methods.create(config.method, self.student, self.teacher, **given)
+        if isinstance(made, objectives.Objective):
+            deployed = self.student if made.deployment is None else made.deployment.network(self.student)
+            learner = training.learner(functools.partial(learners.distill, self.student, self.teacher, made))
+            enter = learners.fresh(learner, lambda results: results["teacher"])
+            return (methods.Stage(Phase(DISTILLED, learner, training.steps, enter, training.transfer), deployed),)
+        *before, last = made
+        return (*before, last._replace(phase=last.phase._replace(name=DISTILLED)))
 
     def _steps(self, examples: data.Examples, epochs: float) -> int:
         return _round(epochs * self.batches(examples).steps_per_epoch)
@@ -201,15 +220,7 @@ class Job:
         network = networks.from_linen(models.create(name, self.train.classes))
         return networks.mixed_precision(network, jnp.bfloat16) if self.config.precision == "bfloat16" else network
 
-    def _learner(
-        self,
-        student: Network,
-        teacher: Network | None,
-        objective: objectives.Objective,
-        learning_rate: float,
-        steps: int,
-        ema: float | None,
-    ) -> Learner:
+    def _learner(self, make: Callable[..., Learner], learning_rate: float, steps: int, ema: float | None) -> Learner:
         config = self.config
         schedule = optax.cosine_decay_schedule(learning_rate, steps)
         optimizer = (
@@ -224,10 +235,12 @@ class Job:
             "cutmix": augment.cutmix(1.0, classes=self.train.classes),
         }
         prepare = augment.compose(*(transforms[name] for name in config.augment)) if config.augment else None
-        learner = learners.distill(
-            student, teacher, objective, optimizer, prepare=prepare, accumulate=config.accumulate
-        )
+        learner = make(optimizer=optimizer, prepare=prepare, accumulate=config.accumulate)
         return learner if ema is None else learners.ema(learner, ema)
+
+
+def _from_labels(network: Network) -> Callable[..., Learner]:
+    return functools.partial(learners.distill, network, None, objectives.hard_label())
 
 
 def _once(examples: data.Examples) -> data.PaddedBatches:

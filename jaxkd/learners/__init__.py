@@ -5,7 +5,7 @@ from jaxkd.learners._ema import EmaState, ema
 from jaxkd.learners._learner import Learner
 from jaxkd.learners._mutual import mutual
 from jaxkd.learners._online import online
-from jaxkd.learners._phase import Enter, Phase, Results, fresh
+from jaxkd.learners._phase import Enter, Phase, Results, fresh, warm
 from jaxkd.learners._stacked import Points, SweepState, product, seeds, stacked, sweep
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "seeds",
     "stacked",
     "sweep",
+    "warm",
 ]

@@ -1,5 +1,6 @@
 """Many trainings in one compiled program: the same learner from many keys, or at many hyperparameter points."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,14 @@ from jaxkd.networks import Batch, Network, Outputs, PyTree, Variables
 Points = Mapping[str, jax.Array]
 
 
-def seeds(learner: Learner, n: int, *, data: Literal["same", "own"] = "same", chunk: int | None = None) -> Learner:
+def seeds(
+    learner: Learner,
+    n: int,
+    *,
+    data: Literal["same", "own"] = "same",
+    frozen: Literal["same", "own"] = "same",
+    chunk: int | None = None,
+) -> Learner:
     """The same learner from ``n`` keys at once: every table gets its mean and spread for the price of one program.
 
     Args:
@@ -20,6 +28,8 @@ def seeds(learner: Learner, n: int, *, data: Literal["same", "own"] = "same", ch
       n: how many, at least 1.
       data: ``"same"``: one batch for all, in one order, so that seeds differ in the fresh student and its own
         randomness (dropout, augmentation). ``"own"``: the batch has a leading axis [n], one order each.
+      frozen: ``"same"``: one teacher for all. ``"own"``: what is frozen has a leading axis [n], a teacher each: the
+        seeds of an earlier phase, say.
       chunk: how many at a time; by default all (``jax.vmap``). A chunk bounds memory, and 1 keeps a convolution from
         becoming a grouped one, which is slow on some backends; the teacher's forward is then computed once a chunk.
 
@@ -29,27 +39,42 @@ def seeds(learner: Learner, n: int, *, data: Literal["same", "own"] = "same", ch
     """
     if n < 1:
         raise ValueError(f"n is {n}: at least one seed")
-    if data not in ("same", "own"):
-        raise ValueError(f'data={data!r}: it is "same" or "own"')
-    batch_axis = 0 if data == "own" else None
+    for what, choice in (("data", data), ("frozen", frozen)):
+        if choice not in ("same", "own"):
+            raise ValueError(f'{what}={choice!r}: it is "same" or "own"')
+    own_data, own_frozen = data == "own", frozen == "own"
+
+    def of_each(function: Callable, frozen: PyTree, batch: Batch) -> tuple[Callable, tuple]:
+        """``function(x, frozen, batch)`` of one seed as a function of one tuple, and what it has of each seed."""
+        given = (frozen,) * own_frozen + (batch,) * own_data
+
+        def one(xs: tuple) -> Any:
+            own = list(xs[1:])
+            of_frozen = own.pop(0) if own_frozen else frozen
+            return function(xs[0], of_frozen, own.pop() if own_data else batch)
+
+        return one, given
 
     def init(key: jax.Array, frozen: PyTree, batch: Batch) -> PyTree:
-        keys = jax.random.split(key, n)
+        check(frozen)
+        one, given = of_each(learner.init, frozen, batch)
         # One after the other: XLA takes several times as long to compile the random numbers of a vmapped init.
-        if batch_axis is None:
-            return jax.lax.map(lambda key: learner.init(key, frozen, batch), keys)
-        return jax.lax.map(lambda xs: learner.init(xs[0], frozen, xs[1]), (keys, batch))
+        return jax.lax.map(one, (jax.random.split(key, n), *given))
 
     def step(state: PyTree, frozen: PyTree, batch: Batch, *, axis_name: str | None = None) -> tuple[PyTree, Any]:
-        def one(state: PyTree, batch: Batch) -> tuple[PyTree, Any]:
-            return learner.step(state, frozen, batch, axis_name=axis_name)
-
-        if batch_axis is None:
-            return _batched(lambda state: one(state, batch), chunk)(state)
-        return _batched(lambda xs: one(*xs), chunk)((state, batch))
+        one, given = of_each(functools.partial(learner.step, axis_name=axis_name), frozen, batch)
+        return _batched(one, chunk)((state, *given))
 
     def deploy(state: PyTree, frozen: PyTree) -> Variables:
-        return jax.vmap(learner.deploy, (0, None))(state, frozen)
+        return jax.vmap(learner.deploy, (0, 0 if own_frozen else None))(state, frozen)
+
+    def check(frozen: PyTree) -> None:
+        if own_frozen and any(jnp.shape(x)[:1] != (n,) for x in jax.tree.leaves(frozen)):
+            shapes = sorted({str(list(jnp.shape(x))) for x in jax.tree.leaves(frozen)})
+            raise ValueError(
+                f'frozen="own" takes variables with a leading axis [{n}], one teacher a seed, and got {shapes[0]}: '
+                'stack them, or let all seeds learn from one (frozen="same")'
+            )
 
     return Learner(init, step, deploy, stacked(learner.network, n))
 

@@ -6,6 +6,9 @@ names them; for others name taps. A learner trains it::
     objective = methods.at(student, teacher, soft=1.0)  # attention transfer beside KD
     learners.distill(student, teacher, objective, optimizer)
 
+Methods of the families "phases" and "together" are more than an objective: ``ban(student, training=...)`` gives the
+``Stage``s that ``training.run`` goes through, see ``Training``.
+
 What the parameters of most methods are:
 
   * ``weight``: of the method's own loss. Weights and temperatures are numbers, schedules of the step, or traced arrays;
@@ -27,11 +30,16 @@ from jaxkd.methods._method import FROM_TRAINING, Method, create, find, methods, 
 from jaxkd.methods._own import byot, pskd, tfkd
 from jaxkd.methods._relation import cc, crd, pkt, rkd, sp
 from jaxkd.methods._response import ctkd, deit_hard, dist, dkd, kd, lskd, mlkd, nkd, ttm, wsld
+from jaxkd.methods._staged import Stage, Training, ab, ban, dml, fitnets_staged, fsp, online, progressive, takd
 
 __all__ = [
     "FROM_TRAINING",
     "Method",
+    "Stage",
+    "Training",
+    "ab",
     "at",
+    "ban",
     "byot",
     "cat_kd",
     "cc",
@@ -41,8 +49,11 @@ __all__ = [
     "deit_hard",
     "dist",
     "dkd",
+    "dml",
     "find",
     "fitnets",
+    "fitnets_staged",
+    "fsp",
     "ft",
     "ickd",
     "kd",
@@ -56,8 +67,10 @@ __all__ = [
     "nst",
     "ofa",
     "ofd",
+    "online",
     "parse",
     "pkt",
+    "progressive",
     "pskd",
     "reviewkd",
     "rkd",
@@ -67,6 +80,7 @@ __all__ = [
     "sp",
     "srd",
     "srrl",
+    "takd",
     "tfkd",
     "ttm",
     "vid",

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from jaxkd.methods import _classifier, _feature, _maps, _own, _relation, _response
+from jaxkd.methods import _classifier, _feature, _maps, _own, _relation, _response, _staged
+from jaxkd.methods._staged import Stage
 from jaxkd.networks import Network
 from jaxkd.objectives import Objective
 
-FROM_TRAINING = ("n_data", "labels", "classes", "split", "steps", "steps_per_epoch")
+FROM_TRAINING = ("n_data", "labels", "classes", "split", "steps", "steps_per_epoch", "training")
 """What methods may ask of the training they are for, by the name of the parameter: the number of its examples, all
 their labels (None if some have none), the number of classes, the examples once (``jaxkd.data.padded_batches``), the
-steps of the training and of an epoch."""
+steps of the training and of an epoch, and how learners are made (``Training``)."""
 
 
 class Method(NamedTuple):
@@ -24,36 +25,47 @@ class Method(NamedTuple):
       family: what is matched.
       year: of the paper.
       paper: authors and title, with the arXiv number.
-      objective: ``(student, teacher, **parameters) -> objective``; see its docstring for where its defaults come from.
+      function: ``(student, teacher, **parameters)`` gives its objective, or its stages if it asks for ``training``; see
+        its docstring for where its defaults come from.
+      phases: how many trainings of the student, of others for it, or of both there are.
     """
 
     name: str
     family: str
     year: int
     paper: str
-    objective: Callable[..., Objective]
+    function: Callable[..., Objective | tuple[Stage, ...]]
+    phases: str = "1"
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Its parameters with their defaults, those in ``FROM_TRAINING`` left out; None: it depends on the networks."""
+        """Its parameters with their defaults, those in ``FROM_TRAINING`` left out.
+
+        None: it depends on the networks, or there is none and it has to be given.
+        """
         return {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.objective).parameters.items()
+            name: None if parameter.default is parameter.empty else parameter.default
+            for name, parameter in inspect.signature(self.function).parameters.items()
             if parameter.kind is parameter.KEYWORD_ONLY and name not in FROM_TRAINING
         }
 
     @property
     def from_training(self) -> tuple[str, ...]:
         """Which of ``FROM_TRAINING`` it asks for."""
-        return tuple(name for name in inspect.signature(self.objective).parameters if name in FROM_TRAINING)
+        return tuple(name for name in inspect.signature(self.function).parameters if name in FROM_TRAINING)
+
+    @property
+    def staged(self) -> bool:
+        """Whether it is one or more phases of its own, instead of an objective for a learner of ``distill``."""
+        return "training" in self.from_training
 
 
 def methods() -> tuple[Method, ...]:
     """All methods there are."""
     return tuple(
-        Method(objective.__name__, family, year, paper, objective)
+        Method(function.__name__, family, year, paper, function, *phases)
         for family, of_family in _METHODS.items()
-        for objective, year, paper in of_family
+        for function, year, paper, *phases in of_family
     )
 
 
@@ -70,8 +82,8 @@ def find(name: str) -> Method:
     return by_name[name]
 
 
-def create(name: str, student: Network, teacher: Network, **parameters: Any) -> Objective:
-    """The objective of a method for two networks, with some of its parameters given.
+def create(name: str, student: Network, teacher: Network, **parameters: Any) -> Objective | tuple[Stage, ...]:
+    """The objective of a method for two networks, or its stages, with some of its parameters given.
 
     Raises:
       ValueError: there is no such method (the message has the nearest names), it has no such parameter or needs one
@@ -81,7 +93,7 @@ def create(name: str, student: Network, teacher: Network, **parameters: Any) -> 
     _check_known(method, parameters)
     if missing := [needed for needed in _required(method) if needed not in parameters]:
         raise ValueError(f"method {name} needs {', '.join(missing)}: see jaxkd.methods.{name}")
-    return method.objective(student, teacher, **parameters)
+    return method.function(student, teacher, **parameters)
 
 
 def parse(name: str, texts: Iterable[str]) -> dict[str, Any]:
@@ -127,7 +139,7 @@ def _number(what: str, text: str, kind: type) -> Any:
 
 
 def _required(method: Method) -> list[str]:
-    parameters = inspect.signature(method.objective).parameters.values()
+    parameters = inspect.signature(method.function).parameters.values()
     return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
 
 
@@ -139,8 +151,8 @@ def _check_known(method: Method, names: Iterable[str]) -> None:
         )
 
 
-# By family: function, year, paper.
-_METHODS: Mapping[str, tuple[tuple[Callable[..., Objective], int, str], ...]] = {
+# By family: function, year, paper, and the phases where they are not one.
+_METHODS: Mapping[str, tuple[tuple[Any, ...], ...]] = {
     "response": (
         (_response.kd, 2015, "Hinton et al., Distilling the Knowledge, arXiv:1503.02531"),
         (_response.deit_hard, 2020, "Touvron et al., DeiT, arXiv:2012.12877"),
@@ -189,5 +201,17 @@ _METHODS: Mapping[str, tuple[tuple[Callable[..., Objective], int, str], ...]] = 
         (_own.byot, 2019, "Zhang et al., Be Your Own Teacher, arXiv:1905.08094"),
         (_own.tfkd, 2019, "Yuan et al., Label Smoothing Regularization, arXiv:1909.11723"),
         (_own.pskd, 2020, "Kim et al., Progressive Refinement, arXiv:2006.12000"),
+    ),
+    "phases": (
+        (_staged.fitnets_staged, 2014, "Romero et al., FitNets, arXiv:1412.6550", "2"),
+        (_staged.fsp, 2017, "Yim et al., A Gift from Knowledge Distillation, CVPR 2017", "2"),
+        (_staged.ab, 2018, "Heo et al., Activation Boundaries, arXiv:1811.03233", "2"),
+        (_staged.ban, 2018, "Furlanello et al., Born Again Neural Networks, arXiv:1805.04770", "generations"),
+        (_staged.takd, 2019, "Mirzadeh et al., Teacher Assistant, arXiv:1902.03393", "assistants + 1"),
+        (_staged.progressive, 2019, "Mirzadeh et al., with the student carried, arXiv:1902.03393", "2 medium + 1"),
+    ),
+    "together": (
+        (_staged.dml, 2017, "Zhang et al., Deep Mutual Learning, arXiv:1706.00384"),
+        (_staged.online, 2014, "Lee et al., Deeply-Supervised Nets, for its heads, arXiv:1409.5185"),
     ),
 }

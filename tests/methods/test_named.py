@@ -89,9 +89,9 @@ def test_defaults_of_losses_in_two_parts():
 @pytest.mark.parametrize("method", methods.methods(), ids=lambda method: method.name)
 def test_each_is_documented_and_listed(method):
     assert method.name in methods.__all__
-    assert "References:" in method.objective.__doc__
+    assert "References:" in method.function.__doc__
     number = method.paper.rpartition("arXiv:")[2]
-    assert number in method.objective.__doc__ or "arXiv" not in method.paper
+    assert number in method.function.__doc__ or "arXiv" not in method.paper
 
 
 @pytest.mark.parametrize(

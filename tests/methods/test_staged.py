@@ -1,0 +1,227 @@
+"""Methods in phases: who teaches whom, from where each student starts, and what is left when a run is killed."""
+
+import functools
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxkd import learners, methods, objectives, training
+from jaxkd.learners import Phase
+from jaxkd.training import example_batch
+
+from .. import small
+
+STEPS, SEEDS = 12, 2
+STUDENT, TEACHER = small.mlp(6), small.mlp(8)
+OTHERS = {"medium": small.mlp(7), "less": small.mlp(5)}
+STAGED = {method.name for method in methods.methods() if method.staged}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return small.batches(16)
+
+
+@pytest.fixture(scope="module")
+def settings(data):
+    def learner(make, frozen="same"):
+        return learners.seeds(make(optimizer=optax.adam(1e-2), prepare=None, accumulate=1), SEEDS, frozen=frozen)
+
+    return methods.Training(learner, STEPS, data, data, data, OTHERS.__getitem__)
+
+
+@pytest.fixture(scope="module")
+def results(data):
+    """The teacher, as a run has it."""
+    return {"teacher": TEACHER.init(jax.random.key(7), example_batch(data))}
+
+
+def phases_of(stages, results):
+    """The phases of a run, of which the first gives the teacher."""
+    ready = learners.distill(TEACHER, None, objectives.hard_label(), optax.sgd(0.0))
+
+    def enter(key, earlier, batch):
+        state, frozen = learners.fresh(ready)(key, earlier, batch)
+        return state._replace(params={**state.params, "student": results["teacher"]["params"]}), frozen
+
+    return [Phase("teacher", ready, 1, enter), *(stage.phase for stage in stages)]
+
+
+def same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def entered(stage, results, data):
+    return stage.phase.enter(jax.random.key(3), results, example_batch(data))
+
+
+@pytest.fixture(scope="module")
+def stages(settings):
+    return methods.ban(STUDENT, training=settings, generations=4)
+
+
+class TestBornAgain:
+    def test_killed_in_generation_3_and_resumed_is_as_if_nothing_was(self, stages, data, tmp_path):
+        phases = [stage.phase for stage in stages]
+        run = functools.partial(training.run, phases, data, key=jax.random.key(0), chunk=4, every=4)
+        whole = run(workdir=tmp_path / "whole")
+        now = []
+
+        def stop(step):
+            return "kill" if now[-1:] == ["generation 3"] and step >= 8 else None
+
+        with pytest.raises(training.InterruptedTraining):
+            run(workdir=tmp_path / "cut", stop=stop, on_phase=lambda phase, start: now.append(phase.name))
+        starts = {}
+        resumed = run(workdir=tmp_path / "cut", on_phase=lambda phase, start: starts.update({phase.name: start}))
+        assert starts == {"generation 3": 8, "generation 4": 0}
+        assert same(whole, resumed)
+        assert (tmp_path / "whole/metrics.jsonl").read_text() == (tmp_path / "cut/metrics.jsonl").read_text()
+        # Each seed has a teacher of its own, the one before it, and is drawn anew.
+        for before, stage in itertools.pairwise(stages):
+            state, frozen = entered(stage, whole, data)
+            assert same(frozen, whole[before.phase.name])
+            assert not same(stage.phase.learner.deploy(state, frozen), frozen)
+        kernels = [jax.tree.leaves(one)[1] for one in whole.values()]
+        assert len({np.asarray(kernel[i]).tobytes() for kernel in kernels for i in range(SEEDS)}) == 4 * SEEDS
+
+    def test_generations_share_one_program(self, stages, data, tmp_path):
+        first, reborn, *others = (stage.phase for stage in stages)
+        assert all(phase.learner is reborn.learner and phase.data is reborn.data for phase in others)
+        traces = []
+
+        def step(*arguments, **axis):
+            traces.append(1)
+            return reborn.learner.step(*arguments, **axis)
+
+        counted = reborn.learner._replace(step=step)
+        phases = [first, *(phase._replace(learner=counted) for phase in (reborn, *others))]
+        training.run(phases, data, key=jax.random.key(0), workdir=tmp_path, chunk=4)
+        assert len(traces) == 1
+
+    def test_seed_by_seed_it_is_a_line_of_single_students(self, stages, data):
+        """The step of generation 2 is that of ``distill`` from the seed's own teacher."""
+        objective = methods.kd(STUDENT, STUDENT, temperature=3.0, alpha=0.5)
+        single = learners.distill(STUDENT, STUDENT, objective, optax.adam(1e-2))
+        frozen = stages[0].phase.learner.deploy(*entered(stages[0], {}, data))
+        state, _ = stages[1].phase.enter(jax.random.key(3), {"generation 1": frozen}, example_batch(data))
+        batch = data.examples.decode(data[0])
+        after, metrics = jax.jit(stages[1].phase.learner.step)(state, frozen, batch)
+        step = jax.jit(single.step)
+        for seed in range(SEEDS):
+            own = jax.tree.map(lambda x, seed=seed: x[seed], (state, frozen))
+            expected, of_seed = step(*own, batch)
+            np.testing.assert_allclose(metrics["loss"][seed], of_seed["loss"], rtol=1e-5)
+            for x, y in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected.params), strict=True):
+                np.testing.assert_allclose(x[seed], y, atol=1e-5)
+
+
+def test_assistants_are_taught_from_above(settings, data, results):
+    stages = methods.takd(STUDENT, TEACHER, training=settings, assistants=("medium", "less"))
+    assert [stage.phase.name for stage in stages] == ["assistant medium", "assistant less", "student"]
+    assert [stage.network for stage in stages] == [OTHERS["medium"], OTHERS["less"], STUDENT]
+    results = dict(results)
+    above = "teacher"
+    for stage in stages:
+        state, frozen = entered(stage, results, data)
+        assert same(frozen, results[above])
+        above = stage.phase.name
+        results[above] = stage.phase.learner.deploy(state, frozen)
+        assert jax.eval_shape(stage.phase.learner.step, state, frozen, example_batch(data))
+
+
+def test_a_progressive_student_goes_on(settings, data, results, tmp_path):
+    stages = methods.progressive(STUDENT, TEACHER, training=settings, medium=("medium",))
+    of_run = training.run(phases_of(stages, results), data, key=jax.random.key(0), workdir=tmp_path, chunk=STEPS)
+    assert list(of_run) == ["teacher", "teacher medium", "from teacher", "from teacher medium"]
+    state, frozen = entered(stages[-1], of_run, data)
+    assert same(frozen, of_run["teacher medium"])
+    assert same(stages[-1].phase.learner.deploy(state, frozen), of_run["from teacher"])
+    assert not same(of_run["from teacher"], of_run["from teacher medium"])
+    # Its optimizer has seen nothing.
+    assert all(not np.any(x) for x in jax.tree.leaves(state.opt_state))
+
+
+MAPS = small.conv("linen"), small.conv("linen")
+ON_MAPS = {"fitnets_staged": ("norm",), "ab": ("norm",), "fsp": ("norm", "norm")}
+
+
+@pytest.mark.parametrize("name", ON_MAPS)
+def test_a_first_phase_trains_the_trunk_for_the_second(name, settings, data, tmp_path):
+    student, teacher = MAPS
+    taps = {"student_taps": ON_MAPS[name], "teacher_taps": ON_MAPS[name]}
+    first, second = methods.create(name, student, teacher, training=settings, **taps)
+    assert (first.network, second.network) == (None, student)
+    of_run = {"teacher": teacher.init(jax.random.key(7), example_batch(data))}
+    state, frozen = entered(first, of_run, data)
+    start = first.phase.learner.deploy(state, frozen)
+    step = jax.jit(first.phase.learner.step)
+    losses = []
+    for i in range(30):
+        state, metrics = step(state, frozen, data.examples.decode(data[i]))
+        assert set(metrics) >= {"loss", name}
+        losses.append(metrics[name])
+    assert np.all(np.mean(losses[-3:], 0) < 0.8 * losses[0])
+    of_run["first phase"] = first.phase.learner.deploy(state, frozen)
+    before, after = (tree["params"]["Conv_0"]["kernel"] for tree in (start, of_run["first phase"]))
+    assert np.all(np.max(np.abs(before - after), axis=(1, 2, 3, 4)) > 0)
+    state, frozen = entered(second, of_run, data)
+    assert same(second.phase.learner.deploy(state, frozen), of_run["first phase"])
+    _, metrics = jax.jit(second.phase.learner.step)(state, frozen, data.examples.decode(data[0]))
+    assert "hard" in metrics
+    assert jnp.all(jnp.isfinite(metrics["loss"]))
+
+
+def test_peers_give_the_first_of_them(settings, data):
+    (stage,) = methods.dml(STUDENT, training=settings, peers=3)
+    state, frozen = entered(stage, {}, data)
+    state, metrics = jax.jit(stage.phase.learner.step)(state, frozen, data.examples.decode(data[0]))
+    assert {"hard/0", "soft/2"} <= set(metrics)
+    deployed = stage.phase.learner.deploy(state, frozen)
+    assert jax.tree.map(jnp.shape, deployed) == jax.tree.map(
+        lambda x: (SEEDS, *x.shape), STUDENT.init(jax.random.key(0), example_batch(data))
+    )
+
+
+def test_online_deploys_the_student_alone(settings, data):
+    (stage,) = methods.online(STUDENT, TEACHER, training=settings)
+    state, frozen = entered(stage, {}, data)
+    _, metrics = jax.jit(stage.phase.learner.step)(state, frozen, data.examples.decode(data[0]))
+    assert {"teacher", "student/hard", "student/soft", "auxiliary"} <= set(metrics)
+    deployed = stage.phase.learner.deploy(state, frozen)
+    assert jax.tree.map(jnp.shape, deployed) == jax.tree.map(
+        lambda x: (SEEDS, *x.shape), STUDENT.init(jax.random.key(0), example_batch(data))
+    )
+
+
+BAD = {
+    "ban": ({"generations": 0}, "generations is 0, and labels alone teach the first: give 1 or more"),
+    "dml": ({"peers": 1}, "peers is 1, and a peer learns from another one: 2 or more"),
+    "takd": ({"assistants": ()}, "assistants is (): name models between teacher and student"),
+    "progressive": ({"medium": "mlp_64"}, "medium is 'mlp_64': name models to teach later"),
+    "online": ({"heads": ()}, "student_taps is empty"),
+    "fitnets_staged": ({"student_taps": "a"}, 'takes the role "stages" of the teacher, which has no such role'),
+    "ab": ({}, 'takes the role "pre_relu" of the student, which has no such role'),
+    "fsp": ({"student_taps": ("a",), "teacher_taps": ("b",)}, "needs 2 layers at least"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(STAGED))
+def test_bad_input(name, settings):
+    given, message = BAD[name]
+    networks = MAPS if name in ON_MAPS else (STUDENT, TEACHER)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        methods.create(name, *networks, training=settings, **given)
+
+
+def test_what_is_missing_is_named(settings):
+    with pytest.raises(ValueError, match="method ban needs training"):
+        methods.create("ban", STUDENT, TEACHER)
+    with pytest.raises(ValueError, match="method takd needs assistants"):
+        methods.create("takd", STUDENT, TEACHER, training=settings)

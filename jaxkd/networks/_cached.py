@@ -10,6 +10,8 @@ from jaxkd.networks._network import Batch, Network, Outputs, Variables
 def cached(logits: str = "teacher_logits", taps: Mapping[str, str] | None = None) -> Network:
     """Makes a network that has no variables and reads its outputs from the batch, where a cache has put them.
 
+    ``jaxkd.data.CachedBatches`` does that for logits.
+
     Args:
       logits: the batch's key of the logits.
       taps: the batch's keys of taps that are not under ``"teacher/" + tap``.

@@ -1,8 +1,9 @@
-"""The command line: ``jaxkd distill | evaluate | prepare | methods | losses | models | datasets``."""
+"""The command line: ``jaxkd distill | search | evaluate | prepare | methods | losses | models | datasets``."""
 
 import contextlib
 import dataclasses
 import logging
+import math
 import shlex
 import shutil
 import signal
@@ -26,7 +27,7 @@ try:
     from rich.table import Table
 
     from jaxkd import data, jobs, methods, models
-    from jaxkd.jobs import DistillConfig, RunError, RunOptions
+    from jaxkd.jobs import DistillConfig, RunError, RunOptions, SearchSpace
     from jaxkd.networks import UnknownTapError
     from jaxkd.training import DivergedError, InterruptedTraining
     from jaxkd.training.checkpoints import CheckpointError
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     commands: dict[str, Callable[..., Any]] = {
         "distill": distill,
+        "search": search,
         "evaluate": evaluate,
         "prepare": prepare,
         "methods": list_methods,
@@ -83,20 +85,45 @@ def distill(training: DistillConfig, run: RunOptions) -> None:
     Ctrl-C or SIGTERM it saves and says how to go on.
     """
     console = Console()
-    with _Screen(console) as screen:
-        try:
-            outcome = jobs.distill(training, run, screen)
-        except InterruptedTraining as stopped:
-            console.print(f"{stopped}; all is saved, go on with: {_to_resume(run, screen.run)}", **_AS_IT_IS)
-            raise
+    with _running(console, "distill", run) as screen:
+        outcome = jobs.distill(training, run, screen)
     console.print(outcome.comparison.table())
     console.print(outcome.comparison.verdict())
     console.print(f"report: {outcome.run / 'report.html'}", **_AS_IT_IS)
 
 
-def _to_resume(options: RunOptions, run: str) -> str:
+def search(space: SearchSpace, training: DistillConfig, run: RunOptions) -> None:
+    """Search the learning rate and the method's numbers: each point from several seeds, all points in one program.
+
+    `jaxkd search --grid temperature=1,2,4,8,16 --grid alpha=.1,.3,.5,.7,.9`, or `jaxkd search --random 20 --range
+    learning_rate=1e-4:1e-2:log`. Chosen on the validation split, first of equals; the test split is looked at after
+    that. A directory like that of `jaxkd distill`, with search.json and search.md.
+    """
+    console = Console()
+    with _running(console, "search", run) as screen:
+        found = jobs.search(space, training, run, screen)
+    head, *rows = found.surface.rows()
+    _print_table(head, rows)
+    console.print(found.surface.verdict())
+    console.print(f"{found.surface.footnote()}.")
+    console.print(f"report: {found.run / 'report.html'}", **_AS_IT_IS)
+
+
+@contextlib.contextmanager
+def _running(console: Console, command: str, options: RunOptions) -> "Iterator[_Screen]":
+    """Draws a job, and says how to go on with one that was interrupted."""
+    with _Screen(console) as screen:
+        try:
+            yield screen
+        except InterruptedTraining as stopped:
+            resume = _to_resume(command, options, screen.run)
+            console.print(f"{stopped}; all is saved, go on with: {resume}", **_AS_IT_IS)
+            raise
+
+
+def _to_resume(command: str, options: RunOptions, run: str) -> str:
     """The command that goes on with a run, as it was started."""
-    words = ["jaxkd", "distill"]
+    words = ["jaxkd", command]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name not in ("name", "resume") and value != field.default:
@@ -138,7 +165,14 @@ def prepare(dataset: tyro.conf.Positional[str], data_dir: str | None = None) -> 
 def list_methods() -> None:
     """List the ways to distil, with the parameters that `jaxkd distill --set` takes and their defaults."""
     rows = [
-        (m.name, m.family, str(m.year), m.paper, m.phases, " ".join(_with_default(*one) for one in m.parameters.items()))
+        (
+            m.name,
+            m.family,
+            str(m.year),
+            m.paper,
+            m.phases,
+            " ".join(_with_default(*one) for one in m.parameters.items()),
+        )
         for m in methods.methods()
     ]
     _print_table(("name", "family", "year", "paper", "phases", "parameters"), rows)
@@ -235,7 +269,10 @@ class _Screen:
         self._task = self._progress.add_task(name, total=steps, completed=start, loss="")
 
     def chunk(self, name: str, step: int, metrics: Mapping[str, Any]) -> None:
-        self._progress.update(self._task, completed=step, loss=f"loss {metrics['loss'][-1].mean():.4f}")
+        loss = metrics["loss"][-1]
+        # Of a search: without the points that have diverged, unless all have.
+        loss = loss[loss < math.inf] if (loss < math.inf).any() else loss
+        self._progress.update(self._task, completed=step, loss=f"loss {loss.mean():.4f}")
 
     def note(self, text: str) -> None:
         self._console.print(text, **_AS_IT_IS)

@@ -15,6 +15,7 @@ from jaxkd.evaluation._metrics import (
 from jaxkd.evaluation._plots import Curves
 from jaxkd.evaluation._predict import Batches, on_device, predict, predict_labelled
 from jaxkd.evaluation._report import write_report
+from jaxkd.evaluation._surface import Surface, Trial
 
 __all__ = [
     "Batches",
@@ -26,7 +27,9 @@ __all__ = [
     "Participant",
     "Reliability",
     "Statistic",
+    "Surface",
     "Timing",
+    "Trial",
     "accuracy",
     "agreement",
     "compare",

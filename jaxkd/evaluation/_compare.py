@@ -160,13 +160,13 @@ def _entry(
     bins = values["reliability"]
     return Entry(
         name=participant.name,
-        accuracy=_statistic(values["accuracy"]),
-        retention=_statistic(values["accuracy"] / reference if reference else np.full_like(values["accuracy"], np.nan)),
+        accuracy=statistic(values["accuracy"]),
+        retention=statistic(values["accuracy"] / reference if reference else np.full_like(values["accuracy"], np.nan)),
         gains={name: float(mean - measured[name]["accuracy"].mean()) for name in participant.alone},
-        agreement=_statistic(values["agreement"]),
-        kl_to_teacher=_statistic(values["kl_to_teacher"]),
-        calibration_error=_statistic(values["calibration_error"]),
-        negative_log_likelihood=_statistic(values["negative_log_likelihood"]),
+        agreement=statistic(values["agreement"]),
+        kl_to_teacher=statistic(values["kl_to_teacher"]),
+        calibration_error=statistic(values["calibration_error"]),
+        negative_log_likelihood=statistic(values["negative_log_likelihood"]),
         parameters=cost.parameters,
         compression=teacher_cost.parameters / cost.parameters if teacher_cost.parameters and cost.parameters else None,
         flops=cost.flops,
@@ -180,7 +180,8 @@ def _entry(
     )
 
 
-def _statistic(values: np.ndarray) -> Statistic:
+def statistic(values: Any) -> Statistic:
+    """Mean and spread of values, [seeds]."""
     values = np.asarray(values, np.float64)
     spread = float(values.std(ddof=1)) if len(values) > 1 else None
     return Statistic(float(values.mean()), spread, len(values))

@@ -127,8 +127,8 @@ class Comparison:
         students, entries = self.students, [self.teacher, *self.students]
         baselines = dict.fromkeys(name for student in students for name in student.gains)
         table = [
-            ("accuracy", [_percents(e.accuracy) for e in entries]),
-            ("retention", ["", *(_percents(e.retention) for e in students)]),
+            ("accuracy", [percents(e.accuracy) for e in entries]),
+            ("retention", ["", *(percents(e.retention) for e in students)]),
             *(
                 (
                     f"gain over {name}",
@@ -136,9 +136,9 @@ class Comparison:
                 )
                 for name in baselines
             ),
-            ("agreement", ["", *(_percents(e.agreement) for e in students)]),
+            ("agreement", ["", *(percents(e.agreement) for e in students)]),
             ("KL to teacher", ["", *(_numbers(e.kl_to_teacher) for e in students)]),
-            ("calibration error", [_percents(e.calibration_error) for e in entries]),
+            ("calibration error", [percents(e.calibration_error) for e in entries]),
             ("neg. log-likelihood", [_numbers(e.negative_log_likelihood) for e in entries]),
             ("seeds", [str(e.accuracy.n) for e in entries]),
             ("parameters", [f"{e.parameters:,}" for e in entries]),
@@ -175,10 +175,10 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Gives the table in Markdown, with the verdict above and the footnote below."""
-        names = [_markdown(entry.name) for entry in [self.teacher, *self.students]]
+        names = [markdown(entry.name) for entry in [self.teacher, *self.students]]
         lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
         lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in self.rows()]
-        return f"{_markdown(self.verdict())}\n\n" + "\n".join(lines) + f"\n\n{_markdown(self.footnote())}\n"
+        return f"{markdown(self.verdict())}\n\n" + "\n".join(lines) + f"\n\n{markdown(self.footnote())}\n"
 
     def footnote(self) -> str:
         """Says what the numbers are over and how they were measured."""
@@ -250,7 +250,8 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _percents(value: Statistic) -> str:
+def percents(value: Statistic) -> str:
+    """As text in percent, with the spread if there is one."""
     if value.spread is None:
         return _percent(value.mean)
     return f"{100 * value.mean:.1f} ± {100 * value.spread:.1f} %"
@@ -281,7 +282,8 @@ def _latency(seconds: float) -> str:
     return f"{_ratio(seconds * 1e6)} µs" if seconds < 1e-3 else f"{_ratio(seconds * 1e3)} ms"
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
     for character in "\\|<>*_`[]":
         text = text.replace(character, "\\" + character)
     return " ".join(text.split())

@@ -8,19 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxkd.evaluation import _plots
+from jaxkd.evaluation import _heat_map, _plots
 from jaxkd.evaluation._comparison import Comparison, Entry, Statistic
+from jaxkd.evaluation._surface import Surface
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEADINGS = {
+    "search": "Search",
     "learning_curves": "Learning curves",
     "accuracy_against_size": "Accuracy against size",
     "reliability": "Reliability",
     "per_class_agreement": "Agreement with the teacher by class",
 }
 _CAPTIONS = {
+    "search": "Mean accuracy over seeds on the validation split, in percent, by hyperparameters. The frame is the "
+    "chosen point, the dashed one the runner-up; hatched (or a cross): diverged.",
     "learning_curves": "Mean over seeds; the band is one sample standard deviation to either side.",
     "accuracy_against_size": "Top-1 accuracy against the number of parameters (logarithmic). Bars are one sample "
     "standard deviation over seeds.",
@@ -72,6 +76,7 @@ def write_report(
     curves: _plots.Curves | None = None,
     config: Mapping[str, Any] | None = None,
     versions: Mapping[str, Any] | None = None,
+    surface: Surface | None = None,
 ) -> Path:
     """Writes a comparison as one HTML file, with its plots inside and as PNG files in ``plots/`` beside it.
 
@@ -84,6 +89,7 @@ def write_report(
         measured. Each metric is one plot.
       config: the settings of the run; may be nested.
       versions: of the libraries, the commit, and so on; may be nested.
+      surface: the search that has found the distilled student, as a heat map and a table of all its points.
 
     Returns:
       The path of the HTML file.
@@ -103,10 +109,12 @@ def write_report(
     pictures = {}
     # The fonts stay text, which is smaller and can be searched; the salt makes the same report the same bytes.
     with matplotlib.rc_context({**_plots.STYLE, "svg.fonttype": "none", "svg.hashsalt": "jaxkd"}):
-        for name, figure in _plots.draw(comparison, curves or {}).items():
+        figures = {} if surface is None else {"search": _heat_map.draw(surface)}
+        for name, figure in (figures | _plots.draw(comparison, curves or {})).items():
             figure.savefig(plots / f"{name}.png", dpi=150, facecolor="white")
             pictures[name] = _inline_svg(figure, name)
-    path.write_text(_page(comparison, pictures, {"Configuration": config, "Versions": versions}), encoding="utf-8")
+    facts = {"Configuration": config, "Versions": versions}
+    path.write_text(_page(comparison, pictures, facts, surface), encoding="utf-8")
     return path
 
 
@@ -137,12 +145,19 @@ def _inline_svg(figure: "Figure", name: str) -> str:
     return text.replace(_plots.INK, "currentColor").replace(_plots.GRID, "var(--line)")
 
 
-def _page(comparison: Comparison, pictures: Mapping[str, str], facts: Mapping[str, Mapping[str, Any] | None]) -> str:
+def _page(
+    comparison: Comparison,
+    pictures: Mapping[str, str],
+    facts: Mapping[str, Mapping[str, Any] | None],
+    surface: Surface | None,
+) -> str:
     title = html.escape(comparison.title or "Students and their teacher")
     figures = "".join(
         f"<h2>{_HEADINGS[name]}</h2>\n<figure>{svg}<figcaption>{_CAPTIONS[name]}</figcaption></figure>\n"
         for name, svg in pictures.items()
     )
+    if surface is not None:
+        figures += _trials(surface)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -199,6 +214,24 @@ def _table(comparison: Comparison) -> str:
         for name, cells in comparison.rows()
     )
     return f'<div class="scroll"><table><thead><tr><td></td>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def _trials(surface: Surface) -> str:
+    """All points of a search, as a table."""
+    head, *body = surface.rows()
+    lines = "".join(
+        ("<tr" + ' class="best"' * (cells[0] == "1") + ">")
+        + f'<th scope="row">{html.escape(cells[0])}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells[1:])
+        + "</tr>\n"
+        for cells in body
+    )
+    columns = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head[1:])
+    return (
+        f"<h2>All points of the search</h2>\n<p>{html.escape(surface.verdict())}</p>\n"
+        f'<div class="scroll"><table><thead><tr><td></td>{columns}</tr></thead>\n<tbody>{lines}</tbody></table></div>\n'
+        f'<p class="note">{html.escape(surface.footnote())}.</p>\n'
+    )
 
 
 def _facts(heading: str, values: Mapping[str, Any]) -> str:

@@ -4,16 +4,21 @@ from jaxkd.jobs._config import DistillConfig, RunOptions, with_recipe
 from jaxkd.jobs._distill import Outcome, Watcher, distill, evaluate
 from jaxkd.jobs._losses import describe_losses, losses_as_json
 from jaxkd.jobs._rundir import RunError
+from jaxkd.jobs._search import Found, SearchSpace, points_of, search
 
 __all__ = [
     "DistillConfig",
+    "Found",
     "Outcome",
     "RunError",
     "RunOptions",
+    "SearchSpace",
     "Watcher",
     "describe_losses",
     "distill",
     "evaluate",
     "losses_as_json",
+    "points_of",
+    "search",
     "with_recipe",
 ]

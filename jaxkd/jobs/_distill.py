@@ -24,6 +24,9 @@ from jaxkd.training import parallel, run
 from jaxkd.training.checkpoints import CheckpointError, load_result, save_result
 from jaxkd.training.logging import TensorBoardLog
 
+SEARCH = "search"
+"""What a search has in its ``config.json``, beside the settings."""
+
 
 class Watcher(Protocol):
     """Who is told how a job goes on; the command line draws it."""
@@ -142,7 +145,7 @@ def evaluate(path: Path, split: str = "test", data_dir: str | None = None) -> Co
     Raises:
       RunError: there is no such run, or it is not finished.
     """
-    job = Job(from_json(read_config(path)), parallel.make_mesh(devices=jax.devices()[:1]), data_dir)
+    job = Job(_stored(path), parallel.make_mesh(devices=jax.devices()[:1]), data_dir)
     try:
         results = {phase.name: load_result(path / "results", phase.name).variables for phase in job.phases}
     except FileNotFoundError as error:
@@ -156,9 +159,17 @@ def _resolve(config: DistillConfig, options: RunOptions) -> tuple[Settings, Path
         settings = with_recipe(config)
         return settings, new_run(settings, options)
     path = resumed_run(options)
-    stored = from_json(read_config(path))
+    stored = _stored(path)
     check_asked(config, stored, path)
     return stored, path
+
+
+def _stored(path: Path) -> Settings:
+    """The settings that a run of this job was started with."""
+    fields = read_config(path)
+    if SEARCH in fields:
+        raise RunError(f"run {path.name} is a search: jaxkd search --resume {path.name} goes on with it and compares")
+    return from_json(fields)
 
 
 def new_run(settings: Settings, options: RunOptions) -> Path:

@@ -1,0 +1,462 @@
+"""A search for the hyperparameters of a distillation: every point in one program, chosen on the validation split."""
+
+import copy
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from jaxkd import data, evaluation, learners, methods
+from jaxkd.evaluation import Comparison, Surface, Trial
+from jaxkd.jobs._config import DistillConfig, RunOptions, Settings, as_json, from_json, with_recipe
+from jaxkd.jobs._curves import curves_of
+from jaxkd.jobs._distill import SEARCH, Watcher, check, check_asked, new_run, resumed_run, train
+from jaxkd.jobs._job import DISTILLED, Job, mesh_of
+from jaxkd.jobs._rundir import RunError, open_run, read_config, read_environments, write_atomically
+from jaxkd.learners import Enter, Learner, Phase
+from jaxkd.networks import Batch, Network, PyTree, Variables
+from jaxkd.training import example_batch
+from jaxkd.training.checkpoints import save_result
+from jaxkd.training.logging import read_metrics
+
+Points = Mapping[str, tuple[float, ...]]
+
+_OF_CONFIG = ("temperature", "alpha", "learning_rate")
+_EVALUATION_BATCH = 1000
+# What tracing raises where Python asks for the value of a number.
+_DECIDES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+_Appended = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What is searched: the learning rate, and parameters of the method that are numbers."""
+
+    grid: Annotated[_Appended, tyro.conf.arg(metavar="NAME=V,V,...")] = ()
+    """Values of a parameter; may be given several times. All combinations are tried, the last one changing fastest."""
+    random: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all combinations)")] = None
+    """Draw so many points instead: of each range a number, of each grid one of its values."""
+    range: Annotated[_Appended, tyro.conf.arg(metavar="NAME=LOW:HIGH[:log]")] = ()
+    """Range of a parameter to draw from, evenly or evenly on a logarithmic scale; may be given several times."""
+    points_at_once: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: what fits a quarter of the memory)")
+    ] = None
+    """Points that are trained by one program; the others wait for their turn."""
+
+
+class Found(NamedTuple):
+    """What a search leaves."""
+
+    run: Path
+    surface: Surface
+    comparison: Comparison
+
+
+def search(space: SearchSpace, config: DistillConfig, options: RunOptions, watcher: Watcher) -> Found:
+    """Runs the search, or goes on with it.
+
+    Trains what ``distill`` trains, the distilled student at every point and the student alone at every learning rate
+    searched, all from the same fresh students, on the same batches. A point is chosen by its accuracy on the validation
+    split after the last step, over all seeds; of equals, the first. The test split is looked at after that, for the
+    chosen point, the runner-up and the student alone.
+
+    Below the run's directory, beside what ``distill`` leaves: ``search.json`` and ``search.md``, every point with mean
+    and spread over seeds; the heat map in ``report.html`` and as ``plots/search.png``. ``results/student`` is the
+    chosen point's best seed by validation accuracy.
+
+    Raises:
+      RunError: the run's directory cannot be used, holds another search, or every point has diverged.
+      ValueError: the space is empty, or names what is no parameter, no number, out of range, or decides the program.
+      CheckpointError, InterruptedTraining: see ``training.run``.
+    """
+    settings, points, at_once, path = _resolve(space, config, options)
+    check(options)
+    job = SearchJob(settings, points, at_once, mesh_of(options.mesh), options.data_dir, options.seeds_at_once)
+    job.check()
+    of_search = {"points": {name: list(values) for name, values in points.items()}, "points_at_once": job.at_once}
+    with open_run(path, as_json(settings) | {SEARCH: of_search}, resume=options.resume is not None) as config_hash:
+        watcher.started(path)
+        results = train(job, path, config_hash, options, watcher)
+        diverged = _diverged(path / "metrics.jsonl")
+        surfaces = {name: job.surface(name, results, diverged) for name in job.places}
+        for name, found in surfaces.items():
+            if not found.ranking:
+                raise RunError(f"{name}: all points diverged, and nothing is to be chosen: search lower learning rates")
+        surface = job.tested(surfaces, results)
+        places = {name: job.places[name][found.ranking[0]] for name, found in surfaces.items()}
+        chosen = {name: place.of(results) for name, place in places.items()}
+        student, metadata = job.best_student(chosen[DISTILLED])
+        save_result(path / "results", "student", student, metadata | {"point": dict(surface.chosen.point)})
+        comparison = job.compare({"teacher": results["teacher"], **chosen})
+        write_atomically(path / "search.json", surface.to_json() + "\n")
+        write_atomically(path / "search.md", surface.to_markdown())
+        write_atomically(path / "comparison.json", comparison.to_json())
+        of_report = {name: value for name, value in as_json(settings).items() if name not in points}
+        evaluation.write_report(
+            path / "report.html",
+            comparison,
+            curves=_curves(path / "metrics.jsonl", places),
+            config=of_report | {"points": len(surface.trials), "chosen": dict(surface.chosen.point)},
+            versions=read_environments(path)[-1],
+            surface=surface,
+        )
+    return Found(path, surface, comparison)
+
+
+class Place(NamedTuple):
+    """Where a point was trained: the phase, and its row there."""
+
+    point: Mapping[str, float]
+    phase: str
+    row: int
+
+    def of(self, results: Mapping[str, Variables]) -> Variables:
+        """What was deployed there, of all seeds."""
+        return jax.tree.map(lambda x: x[self.row], results[self.phase])
+
+
+class SearchJob(Job):
+    """A job whose students are trained at many points. At each it is the training that ``distill`` does there.
+
+    Attributes:
+      at_once: how many points one program trains.
+      places: of each student, alone and distilled, where its points are, in their order.
+    """
+
+    def __init__(
+        self,
+        config: Settings,
+        points: Points,
+        at_once: int | None,
+        mesh: jax.sharding.Mesh,
+        data_dir: str | None = None,
+        seeds_at_once: int | None = None,
+    ):
+        self._points = points
+        self.at_once = at_once or 0
+        self.places: dict[str, list[Place]] = {}
+        self._stacked: dict[str, Network] = {}
+        super().__init__(config, mesh, data_dir, seeds_at_once)
+
+    def check(self) -> None:
+        """Traces every program on shapes alone: what cannot be trained is known before anything is.
+
+        Raises:
+          ValueError, UnknownTapError: whatever a phase would raise at its start.
+        """
+        one_each = copy.copy(self)
+        # Parts of one phase share their program: one of them is enough.
+        one_each.phases = list({id(phase.learner): phase for phase in self.phases}.values())
+        try:
+            Job.check(one_each)
+        except _DECIDES:
+            raise ValueError(
+                f"one of {', '.join(self._points)} decides what method {self.config.method} computes, not only with "
+                "which numbers, and cannot be searched: give it with --set"
+            ) from None
+
+    def validation(self, phase: Phase) -> Any:
+        """``(state, frozen) -> accuracy on the validation split``, of every point and seed."""
+        if phase.name not in self._stacked:
+            return super().validation(phase)
+
+        def evaluate(state: Any, frozen: Any) -> dict[str, Any]:
+            return {"validation/accuracy": self._accuracy(phase.name, phase.learner.deploy(state, frozen))[0]}
+
+        return evaluate
+
+    def surface(self, name: str, results: Mapping[str, Variables], diverged: Mapping[str, list[int]]) -> Surface:
+        """All points of a student on the validation split; nobody has looked at the test split for it.
+
+        Args:
+          name: of the student.
+          results: what each phase has deployed.
+          diverged: by phase, the step at which each of its points diverged; -1 for those that did not.
+        """
+        measured = {phase: self._accuracy(phase, results[phase]) for _, phase, _ in self.places[name]}
+        trials = []
+        for point, phase, row in self.places[name]:
+            step = diverged[phase][row]
+            trials.append(Trial(point, _floats(measured[phase][0][row]), None if step < 0 else step))
+        config = self.config
+        title = f"{config.dataset}: {config.teacher} teaches {config.student} by {config.method}, a search"
+        (examples,) = {examples for _, examples in measured.values()}
+        return Surface(title, examples, tuple(trials))
+
+    def tested(self, surfaces: Mapping[str, Surface], results: Mapping[str, Variables]) -> Surface:
+        """The distilled student's surface with what the test split says of the first two, beside the student alone."""
+        batches = evaluation.on_device(self._once("test"))
+
+        def on_test(name: str, number: int) -> Trial:
+            variables = self.places[name][number].of(results)
+            logits, labels = evaluation.predict_labelled(self._single[name].learner.network, variables, batches)
+            test = _floats(evaluation.accuracy(logits, labels))
+            return dataclasses.replace(surfaces[name].trials[number], test=test)
+
+        trials = list(surfaces[DISTILLED].trials)
+        for number in surfaces[DISTILLED].ranking[:2]:
+            trials[number] = on_test(DISTILLED, number)
+        alone = {name: on_test(name, found.ranking[0]) for name, found in surfaces.items() if name != DISTILLED}
+        return dataclasses.replace(surfaces[DISTILLED], trials=tuple(trials), alone=alone)
+
+    def compare(self, results: Mapping[str, Variables], split: str = "test") -> Comparison:
+        """The teacher and one point of each student on one split."""
+        at_chosen = copy.copy(self)
+        at_chosen.phases = [*self.phases[:1], *self._single.values()]
+        return Job.compare(at_chosen, results, split)
+
+    def _phases(self) -> list[Phase]:
+        teacher, *single = super()._phases()
+        self._single = {phase.name: phase for phase in single}
+        if "training" in methods.find(self.config.method).from_training:
+            raise ValueError(
+                f"method {self.config.method} is no single training from a teacher, which is what a search makes many "
+                "of: choose another method, see jaxkd methods"
+            )
+        for name, values in self._points.items():
+            for value in values:
+                # As a number, which is looked at: it may be out of its range, and a traced one cannot be.
+                self._at({**{other: of[0] for other, of in self._points.items()}, name: value})
+        self.at_once = self.at_once or self._fitting(teacher)
+        rates = tuple(dict.fromkeys(self._points.get("learning_rate", (self.config.learning_rate,))))
+        phases = [teacher]
+        for number, phase in enumerate(single, 1):
+            points = self._points if phase.name == DISTILLED else {"learning_rate": rates}
+            phases += self._parts(number, phase, points)
+        return phases
+
+    def _at(self, point: Mapping[str, Any]) -> dict[str, Phase]:
+        """The phases of the students at one point, whose numbers may be traced."""
+        job = copy.copy(self)
+        job.config = dataclasses.replace(self.config, **{n: x for n, x in point.items() if n in _OF_CONFIG})
+        job.parameters = {name: value for name, value in point.items() if name not in _OF_CONFIG}
+        return {phase.name: phase for phase in Job._phases(job)}
+
+    def _parts(self, number: int, phase: Phase, points: Points) -> list[Phase]:
+        """One phase, at all points: in parts of one size, one after the other, which share one compiled program."""
+
+        def learner_at(point: learners.Points) -> Learner:
+            return self._at(point)[phase.name].learner
+
+        count = len(next(iter(points.values())))
+        parts = math.ceil(count / self.at_once)
+        size = math.ceil(count / parts)
+        side_by_side = None if self._seeds_at_once is None else max(1, self._seeds_at_once // self.config.seeds)
+        self.places[phase.name] = []
+        phases: list[Phase] = []
+        for part in range(parts):
+            name = phase.name if parts == 1 else f"{phase.name}, part {part + 1} of {parts}"
+            there = range(part * size, min(part * size + size, count))
+            # The last part is filled up with its last point, for one size is one program.
+            rows = [*there, *[there[-1]] * (size - len(there))]
+            grid = {key: jnp.asarray([values[i] for i in rows], jnp.float32) for key, values in points.items()}
+            swept = learners.sweep(learner_at, grid, chunk=side_by_side)
+            # Of all parts it is the first one's step that trains: a state brings its points with it.
+            learner = phases[0].learner if phases else swept
+            enter = self._enter(swept, number, taught=phase.name == DISTILLED)
+            phases.append(Phase(name, learner, phase.steps, enter, phase.data))
+            self.places[phase.name] += [
+                Place({key: values[i] for key, values in points.items()}, name, row) for row, i in enumerate(there)
+            ]
+            self._stacked[name] = learners.stacked(phase.learner.network, size, chunk=side_by_side)
+        return phases
+
+    def _enter(self, learner: Learner, number: int, *, taught: bool) -> Enter:
+        """The start of a part, with the key that ``training.run`` gives to phase ``number`` of a single run."""
+
+        def enter(key: jax.Array, results: Mapping[str, Variables], batch: Batch) -> tuple[PyTree, PyTree]:
+            del key  # every part would get another
+            frozen = results["teacher"] if taught else {}
+            of_phase = jax.random.fold_in(jax.random.key(self.config.seed), number)
+            return learner.init(of_phase, frozen, batch), frozen
+
+        return enter
+
+    def _fitting(self, teacher: Phase) -> int:
+        """How many points' states fit a quarter of the memory, each as it was, as it will be, as gradients, deployed.
+
+        What the passes need in between is bounded by ``--seeds-at-once``.
+        """
+        stats = jax.local_devices()[0].memory_stats()
+        memory = stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        distilled = self._single[DISTILLED]
+
+        def state() -> PyTree:
+            first = example_batch(self.batches(self.train))
+            frozen = teacher.learner.deploy(teacher.learner.init(jax.random.key(0), {}, first), {})
+            return distilled.learner.init(jax.random.key(0), frozen, example_batch(distilled.data))
+
+        leaves = jax.tree.leaves(jax.eval_shape(state))
+        return max(1, memory // 4 // (4 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)))
+
+    def _accuracy(self, phase: str, variables: Variables) -> tuple[np.ndarray, int]:
+        """Accuracies on the validation split, [points, seeds], and of how many labelled examples."""
+        logits, labels = evaluation.predict_labelled(self._stacked[phase], variables, self._validation)
+        return np.asarray(evaluation.accuracy(logits, labels)), int(np.sum(labels >= 0))
+
+    def _once(self, split: str) -> data.PaddedBatches:
+        examples = data.load(self.config.dataset, split, data_dir=self._data_dir)
+        return data.padded_batches(examples, min(_EVALUATION_BATCH, len(examples)))
+
+
+def points_of(space: SearchSpace, config: DistillConfig) -> dict[str, tuple[float, ...]]:
+    """The points that a space has, by parameter: all combinations of its grid, or as many as are to be drawn.
+
+    What is drawn depends on the config's seed only.
+
+    Raises:
+      ValueError: the space is empty, a parameter is unknown, no number, given twice or elsewhere too, a value is no
+        number, or a range has no length, or no logarithm. The message names the option.
+    """
+    grid = {name: _values(name, text) for name, text in _named("grid", space.grid).items()}
+    ranges = {name: _range(name, text) for name, text in _named("range", space.range).items()}
+    if not (grid or ranges):
+        raise ValueError(
+            "the search space is empty: give --grid temperature=1,2,4, or "
+            "--random 20 --range learning_rate=1e-4:1e-2:log"
+        )
+    if both := sorted(set(grid) & set(ranges)):
+        raise ValueError(f"{both[0]} has a --grid and a --range: give one of them")
+    for name in (*grid, *ranges):
+        _check_searchable(name, config)
+    lowest = {
+        **{name: min(values) for name, values in grid.items()},
+        **{name: ends[0] for name, ends in ranges.items()},
+    }
+    if lowest.get("learning_rate", 1.0) <= 0:
+        raise ValueError(f"learning_rate is {lowest['learning_rate']}: it has to be above 0")
+    if space.random is None:
+        if ranges:
+            raise ValueError(f"--range {next(iter(ranges))} is to draw from: say how many points with --random")
+        mesh = np.meshgrid(*(np.asarray(values, float) for values in grid.values()), indexing="ij")
+        return {name: _floats(values.ravel()) for name, values in zip(grid, mesh, strict=True)}
+    if space.random < 1:
+        raise ValueError(f"--random is {space.random}: it has to be at least 1")
+    rng = np.random.default_rng(config.seed)
+    drawn = {name: rng.choice(values, space.random) for name, values in grid.items()}
+    for name, (low, high, logarithmic) in ranges.items():
+        if logarithmic:
+            drawn[name] = np.exp(rng.uniform(math.log(low), math.log(high), space.random))
+        else:
+            drawn[name] = rng.uniform(low, high, space.random)
+    return {name: _floats(values) for name, values in drawn.items()}
+
+
+def _resolve(
+    space: SearchSpace, config: DistillConfig, options: RunOptions
+) -> tuple[Settings, dict[str, tuple[float, ...]], int | None, Path]:
+    """The whole settings, the points, how many at once, and the directory of the run."""
+    if space.points_at_once is not None and space.points_at_once < 1:
+        raise ValueError(f"--points-at-once is {space.points_at_once}: it has to be at least 1")
+    if options.resume is None:
+        settings = with_recipe(config)
+        return settings, points_of(space, config), space.points_at_once, new_run(settings, options)
+    path = resumed_run(options)
+    fields = read_config(path)
+    if SEARCH not in fields:
+        raise RunError(f"run {path.name} is no search: go on with jaxkd distill --resume {path.name}")
+    of_search = fields.pop(SEARCH)
+    stored = from_json(fields)
+    check_asked(config, stored, path)
+    points = {name: tuple(values) for name, values in of_search["points"].items()}
+    asked = space.grid or space.range or space.random
+    at_once = of_search["points_at_once"]
+    if (asked and points_of(space, config) != points) or space.points_at_once not in (None, at_once):
+        raise RunError(f"run {path.name} has other points than asked for here: resume it without naming any")
+    return stored, points, at_once, path
+
+
+def _named(option: str, texts: tuple[str, ...]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for text in texts:
+        name, given, values = (part.strip() for part in text.partition("="))
+        if not (name and given and values):
+            example = "temperature=1,2,4" if option == "grid" else "learning_rate=1e-4:1e-2:log"
+            raise ValueError(f"--{option} is {text!r}: write it as {example}")
+        if name in named:
+            raise ValueError(f"--{option} {name} is given twice")
+        named[name] = values
+    return named
+
+
+def _values(name: str, text: str) -> tuple[float, ...]:
+    values = tuple(_number(f"--grid {name}", word) for word in text.split(","))
+    if len(set(values)) < len(values):
+        raise ValueError(f"--grid {name}={text} has a value twice")
+    return values
+
+
+def _range(name: str, text: str) -> tuple[float, float, bool]:
+    low, _, rest = text.partition(":")
+    high, logarithmic, scale = rest.partition(":")
+    if (logarithmic and scale != "log") or not rest:
+        raise ValueError(f"--range {name} is {text!r}: write it as LOW:HIGH or LOW:HIGH:log")
+    ends = _number(f"--range {name}", low), _number(f"--range {name}", high)
+    if not ends[0] < ends[1]:
+        raise ValueError(f"--range {name} is {text!r}: it has to go from a lower number to a higher one")
+    if logarithmic and ends[0] <= 0:
+        raise ValueError(f"--range {name} is {text!r}: a logarithmic range has to start above 0")
+    return *ends, bool(logarithmic)
+
+
+def _number(what: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{what} has {text.strip()!r}: it has to be a number")
+    return value
+
+
+def _check_searchable(name: str, config: DistillConfig) -> None:
+    """Raises ValueError unless the parameter is a number that is given nowhere else."""
+    parameters = methods.find(config.method).parameters
+    if name == "learning_rate":
+        given = config.learning_rate is not None
+    elif name not in parameters:
+        numbers = [known for known, default in parameters.items() if isinstance(default, float)]
+        raise ValueError(
+            f"method {config.method} has no parameter {name} to search: it has {', '.join(('learning_rate', *numbers))}"
+        )
+    elif not isinstance(parameters[name], float):
+        kind = "a whole number" if isinstance(parameters[name], int) else "no number"
+        raise ValueError(
+            f"{name} of method {config.method} is {kind}, which decides the program: it cannot be searched, give it "
+            "with --set"
+        )
+    else:
+        given = name in {text.partition("=")[0].strip() for text in config.set}
+        given |= name in _OF_CONFIG and getattr(config, name) is not None
+    if given:
+        raise ValueError(f"{name} is searched and given as one value too: leave that out")
+
+
+def _diverged(metrics: Path) -> dict[str, list[int]]:
+    """By phase, the step at which each point diverged, -1 for those that did not, as of the last step."""
+    return {record["phase"]: record["diverged_at"] for record in read_metrics(metrics) if "diverged_at" in record}
+
+
+def _curves(metrics: Path, places: Mapping[str, Place]) -> evaluation.Curves:
+    """The learning curves of the teacher and of one point of each student."""
+    curves = curves_of(metrics)
+    chosen = {name: curves["teacher"] for name in ("teacher",) if name in curves}
+    for name, place in places.items():
+        steps, of_all = curves[place.phase]
+        chosen[name] = steps, {metric: values[:, place.row] for metric, values in of_all.items()}
+    return chosen
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.asarray(values))

@@ -95,6 +95,18 @@ class Job:
             process_count=jax.process_count(),
         )
 
+    def _pairs(self, labelled: data.Examples) -> data.PairedBatches:
+        config = self.config
+        if config.data_order == "own":
+            raise ValueError(f"--method {config.method} has its batches in one order for all seeds: --data-order same")
+        return data.PairedBatches(
+            labelled,
+            config.batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
     def validation(self, phase: Phase) -> Any:
         """``(state, frozen) -> accuracy on the validation split``."""
 
@@ -171,6 +183,7 @@ class Job:
             steps=steps,
             labelled=ordered(alone),
             transfer=ordered(self.batches(self.transfer)),
+            pairs=lambda: self._pairs(labelled),
             complete=ordered(self.batches(self.train)),
             network=self._network,
         )

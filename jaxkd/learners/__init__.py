@@ -3,6 +3,7 @@
 from jaxkd.learners._distill import DistillState, Prepare, distill
 from jaxkd.learners._ema import EmaState, ema
 from jaxkd.learners._learner import Learner
+from jaxkd.learners._mean_teacher import MeanTeacherState, mean_teacher
 from jaxkd.learners._mutual import mutual
 from jaxkd.learners._online import online
 from jaxkd.learners._phase import Enter, Phase, Results, fresh, warm
@@ -13,6 +14,7 @@ __all__ = [
     "EmaState",
     "Enter",
     "Learner",
+    "MeanTeacherState",
     "Phase",
     "Points",
     "Prepare",
@@ -21,6 +23,7 @@ __all__ = [
     "distill",
     "ema",
     "fresh",
+    "mean_teacher",
     "mutual",
     "online",
     "product",

@@ -47,20 +47,25 @@ def ema(learner: Learner, decay: float = 0.999) -> Learner:
 
     def step(state: EmaState, frozen: PyTree, batch: Batch, *, axis_name: str | None = None) -> tuple[EmaState, Any]:
         inner, metrics = learner.step(state.learner, frozen, batch, axis_name=axis_name)
-
-        def average(old: jax.Array, new: jax.Array) -> jax.Array:
-            if not _is_floating(new):
-                return new
-            keep = jnp.asarray(decay, old.dtype)
-            return keep * old + (1 - keep) * new.astype(old.dtype)
-
-        return EmaState(inner, jax.tree.map(average, state.average, learner.deploy(inner, frozen))), metrics
+        return EmaState(inner, averaged(decay, state.average, learner.deploy(inner, frozen))), metrics
 
     def deploy(state: EmaState, frozen: PyTree) -> Variables:
         newest = jax.eval_shape(learner.deploy, state.learner, frozen)
         return jax.tree.map(lambda average, x: average.astype(x.dtype), state.average, newest)
 
     return Learner(init, step, deploy, learner.network)
+
+
+def averaged(decay: Any, average: PyTree, newest: PyTree) -> PyTree:
+    """The average moved to the newest by 1 - decay, in its own types; leaves that do not float are the newest."""
+
+    def leaf(old: jax.Array, new: jax.Array) -> jax.Array:
+        if not _is_floating(new):
+            return new
+        keep = jnp.asarray(decay, old.dtype)
+        return keep * old + (1 - keep) * new.astype(old.dtype)
+
+    return jax.tree.map(leaf, average, newest)
 
 
 def _is_floating(x: jax.Array) -> bool:

@@ -29,8 +29,21 @@ from jaxkd.methods._maps import at, ickd, kdsvd, nst, ofd, reviewkd
 from jaxkd.methods._method import FROM_TRAINING, Method, create, find, methods, parse
 from jaxkd.methods._own import byot, pskd, tfkd
 from jaxkd.methods._relation import cc, crd, pkt, rkd, sp
-from jaxkd.methods._response import ctkd, deit_hard, dist, dkd, kd, lskd, mlkd, nkd, ttm, wsld
-from jaxkd.methods._staged import Stage, Training, ab, ban, dml, fitnets_staged, fsp, online, progressive, takd
+from jaxkd.methods._response import ctkd, deit_hard, dist, dkd, kd, lskd, mlkd, nkd, patient, ttm, wsld
+from jaxkd.methods._staged import (
+    Stage,
+    Training,
+    ab,
+    ban,
+    cskd,
+    dml,
+    ema,
+    fitnets_staged,
+    fsp,
+    online,
+    progressive,
+    takd,
+)
 
 __all__ = [
     "FROM_TRAINING",
@@ -45,11 +58,13 @@ __all__ = [
     "cc",
     "crd",
     "create",
+    "cskd",
     "ctkd",
     "deit_hard",
     "dist",
     "dkd",
     "dml",
+    "ema",
     "find",
     "fitnets",
     "fitnets_staged",
@@ -69,6 +84,7 @@ __all__ = [
     "ofd",
     "online",
     "parse",
+    "patient",
     "pkt",
     "progressive",
     "pskd",

@@ -156,6 +156,7 @@ _METHODS: Mapping[str, tuple[tuple[Any, ...], ...]] = {
     "response": (
         (_response.kd, 2015, "Hinton et al., Distilling the Knowledge, arXiv:1503.02531"),
         (_response.deit_hard, 2020, "Touvron et al., DeiT, arXiv:2012.12877"),
+        (_response.patient, 2021, "Beyer et al., A Good Teacher is Patient, arXiv:2106.05237"),
         (_response.wsld, 2021, "Zhou et al., Rethinking Soft Labels, arXiv:2102.00650"),
         (_response.dkd, 2022, "Zhao et al., Decoupled KD, arXiv:2203.08679"),
         (_response.dist, 2022, "Huang et al., From A Stronger Teacher, arXiv:2205.10536"),
@@ -200,6 +201,7 @@ _METHODS: Mapping[str, tuple[tuple[Any, ...], ...]] = {
     "teacher-less": (
         (_own.byot, 2019, "Zhang et al., Be Your Own Teacher, arXiv:1905.08094"),
         (_own.tfkd, 2019, "Yuan et al., Label Smoothing Regularization, arXiv:1909.11723"),
+        (_staged.cskd, 2020, "Yun et al., Class-wise Self-KD, arXiv:2003.13964"),
         (_own.pskd, 2020, "Kim et al., Progressive Refinement, arXiv:2006.12000"),
     ),
     "phases": (
@@ -212,6 +214,7 @@ _METHODS: Mapping[str, tuple[tuple[Any, ...], ...]] = {
     ),
     "together": (
         (_staged.dml, 2017, "Zhang et al., Deep Mutual Learning, arXiv:1706.00384"),
+        (_staged.ema, 2017, "Tarvainen and Valpola, Mean Teachers, arXiv:1703.01780"),
         (_staged.online, 2014, "Lee et al., Deeply-Supervised Nets, for its heads, arXiv:1409.5185"),
     ),
 }

@@ -13,6 +13,7 @@ from jaxkd.methods._taps import Given, one_pair, pairs, taps
 from jaxkd.methods._terms import on_features
 from jaxkd.networks import Network
 from jaxkd.objectives import Number, Objective
+from jaxkd.objectives._common import value_at
 
 TEACHER = "teacher"
 """The phase whose result is the teacher's variables."""
@@ -39,6 +40,7 @@ class Training(NamedTuple):
       steps: of a phase.
       labelled: the data of phases that learn from labels alone.
       transfer: the data of phases that learn from a teacher; its labels may be fewer.
+      pairs: ``() -> data``: batches of pairs of one class (``data.PairedBatches``), of those that have a label.
       complete: the data that the teacher learnt from, with all labels.
       network: ``name -> network``, for other models than student and teacher.
     """
@@ -47,6 +49,7 @@ class Training(NamedTuple):
     steps: int
     labelled: Any
     transfer: Any
+    pairs: Callable[[], Any]
     complete: Any
     network: Callable[[str], Network]
 
@@ -59,12 +62,20 @@ def ban(
     generations: int = 3,
     temperature: Number = 3.0,
     alpha: Number = 0.5,
+    variant: Literal["soft", "cwtm", "dkpp"] = "soft",
 ) -> tuple[Stage, ...]:
     """Born-again networks: generation 1 learns from labels, each other one, drawn anew, from the one before, frozen.
 
-    From labels and soft labels, ``objectives.distillation``; alpha = 1 is the paper's teacher-only form. There are
-    ``generations`` of them, the first one included, and each seed has its own line. There is no teacher of another
-    kind: one that is given is not looked at.
+    There are ``generations`` of them, the first one included, and each seed has its own line. There is no teacher of
+    another kind: one that is given is not looked at.
+
+    Variants:
+      * ``"soft"``: from labels and soft labels, ``objectives.distillation``; alpha = 1 is the paper's form of a teacher
+        alone.
+      * ``"cwtm"``: from labels, weighted by how sure the teacher is, ``objectives.confidence_weighted_label``; there is
+        no temperature and no alpha in it.
+      * ``"dkpp"``: from labels and soft labels whose classes but the largest are permuted,
+        ``objectives.permuted_soft_label``.
 
     To expect: DenseNet-112-33 on CIFAR-100, error 18.25 of generation 1 (the teacher), 17.61, 17.22, 16.59 of the
     next ones (the paper); gains are not found everywhere: WRN-28-10 on CIFAR-10 gets worse, 3.77 to 3.86.
@@ -76,9 +87,19 @@ def ban(
     del teacher
     if generations < 1:
         raise ValueError(f"method ban: generations is {generations}, and labels alone teach the first: give 1 or more")
+    if variant not in ("soft", "cwtm", "dkpp"):
+        raise ValueError(f'method ban: variant={variant!r}: there are "soft", "cwtm" and "dkpp"')
+    objective = objectives.distillation(temperature, alpha)
+    if variant == "cwtm":
+        objective = objectives.weighted_sum(cwtm=(1.0, objectives.confidence_weighted_label()))
+    elif variant == "dkpp":
+        hard = functools.partial(_one_minus, alpha)
+        objective = objectives.weighted_sum(
+            hard=(hard, objectives.hard_label()), dkpp=(alpha, objectives.permuted_soft_label(temperature))
+        )
     first = _from_labels(training, student)
     # One learner for all others: they share its compiled program.
-    reborn = _taught(training, student, student, objectives.distillation(temperature, alpha), frozen="own")
+    reborn = _taught(training, student, student, objective, frozen="own")
     stages = [Stage(Phase(_generation(1), first, training.steps, learners.fresh(first), training.labelled), student)]
     for number in range(2, generations + 1):
         enter = learners.fresh(reborn, _result(_generation(number - 1)))
@@ -306,6 +327,61 @@ def online(
         return learners.online(student, teacher, objective, heads=features, auxiliary=auxiliary, **how)
 
     return _one(training, training.learner(make), student)
+
+
+def cskd(
+    student: Network,
+    teacher: Network | None = None,
+    *,
+    training: Training,
+    temperature: Number = 4.0,
+    weight: Number = 1.0,
+) -> tuple[Stage, ...]:
+    """CS-KD: two images of a class get the same prediction, in batches of pairs.
+
+    ``objectives.class_wise_self``; the defaults are the published ones. A batch is of half as many pairs. There is no
+    teacher: one that is given is not looked at.
+
+    References:
+      Yun, Park, Lee, Shin, "Regularizing Class-wise Predictions via Self-knowledge Distillation", 2020,
+      https://arxiv.org/abs/2003.13964
+    """
+    del teacher
+    objective = objectives.weighted_sum(cskd=(1.0, objectives.class_wise_self(temperature, weight)))
+    learner = training.learner(functools.partial(learners.distill, student, None, objective))
+    phase = Phase("student", learner, training.steps, learners.fresh(learner), training.pairs())
+    return (Stage(phase, student),)
+
+
+def ema(
+    student: Network,
+    teacher: Network | None = None,
+    *,
+    training: Training,
+    temperature: Number = 3.0,
+    alpha: Number = 0.5,
+    decay: float = 0.99,
+) -> tuple[Stage, ...]:
+    """A student that learns from labels and from the moving average of itself, which is what is kept.
+
+    ``learners.mean_teacher`` of ``objectives.distillation``; ``decay`` is of a step. (The option ``--ema`` averages
+    what any method deploys, and teaches nothing.) There is no other teacher: one that is given is not looked at.
+
+    References:
+      Tarvainen, Valpola, "Mean teachers are better role models: Weight-averaged consistency targets improve
+      semi-supervised deep learning results", 2017, https://arxiv.org/abs/1703.01780
+    """
+    del teacher
+    objective = objectives.distillation(temperature, alpha)
+
+    def make(**how: Any) -> Learner:
+        return learners.mean_teacher(student, objective, decay=decay, **how)
+
+    return _one(training, training.learner(make), student)
+
+
+def _one_minus(alpha: Number, step: jax.Array) -> jax.Array:
+    return 1 - jnp.asarray(value_at(alpha, step))
 
 
 def _one(training: Training, learner: Learner, network: Network) -> tuple[Stage, ...]:

@@ -10,6 +10,7 @@ An objective is built like an optax transformation, and objectives combine::
 """
 
 from jaxkd.objectives._auxiliary import auxiliary_labels
+from jaxkd.objectives._born_again import confidence_weighted_label, permuted_soft_label
 from jaxkd.objectives._calibration import semantic_calibration
 from jaxkd.objectives._combine import weighted_sum
 from jaxkd.objectives._common import Number, Schedule, mean_over_examples, without_padding
@@ -46,6 +47,7 @@ __all__ = [
     "be_your_own_teacher",
     "class_centers",
     "class_wise_self",
+    "confidence_weighted_label",
     "correlation_congruence",
     "crd",
     "curriculum_temperature",
@@ -61,6 +63,7 @@ __all__ = [
     "orthogonal_projection",
     "overhaul",
     "peer_labels",
+    "permuted_soft_label",
     "progressive_self",
     "review",
     "semantic_calibration",

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxkd.data import Batches
-from jaxkd.learners import distill, ema, product, seeds, stacked, sweep
+from jaxkd.learners import distill, ema, mean_teacher, product, seeds, stacked, sweep
 from jaxkd.objectives import distillation, hard_label, hint, soft_label, weighted_sum
 from jaxkd.training import example_batch, fit
 from jaxkd.training.checkpoints import Checkpoints
@@ -245,3 +245,34 @@ def test_term_and_metric_of_one_name(data):
     state = jax.eval_shape(learner.init, KEY, {}, batch)
     with pytest.raises(ValueError, match=r"terms and metrics are named by one mapping, and it has \['loss'\] twice"):
         jax.eval_shape(learner.step, state, {}, batch)
+
+
+class TestMeanTeacher:
+    def test_learns_from_the_average_of_itself(self, data):
+        student, decay = small.mlp(6), 0.7
+        objective = distillation(2.0, 0.5)
+        learner = mean_teacher(student, objective, optax.sgd(0.5), decay=decay)
+        by_hand = distill(student, student, objective, optax.sgd(0.5))
+        state = learner.init(KEY, {}, example_batch(data))
+        inner = state.learner
+        teacher = jax.tree.map(lambda x: np.asarray(x, np.float64), learner.deploy(state, {}))
+        step, step_by_hand = jax.jit(learner.step), jax.jit(by_hand.step)
+        for i in range(4):
+            batch = data.examples.decode(data[i])
+            state, metrics = step(state, {}, batch)
+            rounded = jax.tree.map(lambda x: np.asarray(x, np.float32), teacher)
+            inner, expected = step_by_hand(inner, rounded, batch)
+            np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
+            newest = by_hand.deploy(inner, rounded)
+            teacher = jax.tree.map(lambda a, b: decay * a + (1 - decay) * np.asarray(b, np.float64), teacher, newest)
+        assert float(expected["soft"]) > 0
+        for x, y in zip(jax.tree.leaves(learner.deploy(state, {})), jax.tree.leaves(teacher), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-6)
+
+    def test_trains_with_donated_state(self, data):
+        learner = mean_teacher(small.mlp(6), distillation(), optax.adam(1e-2), decay=0.9)
+        assert int(fit(learner, data, 4, key=KEY, chunk=2).state.learner.step) == 4
+
+    def test_decay_out_of_range(self):
+        with pytest.raises(ValueError, match="decay"):
+            mean_teacher(small.mlp(6), distillation(), optax.sgd(0.1), decay=1.5)

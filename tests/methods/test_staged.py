@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from jaxkd import learners, methods, objectives, training
+from jaxkd.data import PairedBatches
 from jaxkd.learners import Phase
 from jaxkd.training import example_batch
 
@@ -32,7 +33,11 @@ def settings(data):
     def learner(make, frozen="same"):
         return learners.seeds(make(optimizer=optax.adam(1e-2), prepare=None, accumulate=1), SEEDS, frozen=frozen)
 
-    return methods.Training(learner, STEPS, data, data, data, OTHERS.__getitem__)
+    return methods.Training(learner, STEPS, data, data, small_pairs, data, OTHERS.__getitem__)
+
+
+def small_pairs():
+    return PairedBatches(small.examples(labelled=1.0), 16)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +205,42 @@ def test_online_deploys_the_student_alone(settings, data):
     )
 
 
+@pytest.mark.parametrize("variant", ["cwtm", "dkpp"])
+def test_other_ways_to_be_born_again(variant, settings, data):
+    stages = methods.ban(STUDENT, training=settings, generations=2, variant=variant)
+    state, frozen = entered(stages[0], {}, data)
+    before = stages[0].phase.learner.deploy(state, frozen)
+    state, frozen = entered(stages[1], {"generation 1": before}, data)
+    _, metrics = jax.jit(stages[1].phase.learner.step)(state, frozen, data.examples.decode(data[0]))
+    assert np.all(metrics[variant] > 0)
+    assert ("hard" in metrics) == (variant == "dkpp")
+
+
+def test_pairs_of_a_class(settings):
+    (stage,) = methods.cskd(STUDENT, training=settings)
+    state, frozen = entered(stage, {}, stage.phase.data)
+    step, terms = jax.jit(stage.phase.learner.step), []
+    for i in range(20):
+        state, metrics = step(state, frozen, stage.phase.data.examples.decode(stage.phase.data[i]))
+        terms.append(metrics["cskd/class_wise"])
+    assert np.all(np.isfinite(terms))
+    assert np.all(np.asarray(terms) > 0)
+
+
+def test_a_student_of_its_average(settings, data):
+    (stage,) = methods.ema(STUDENT, training=settings, decay=0.5)
+    state, frozen = entered(stage, {}, data)
+    step = jax.jit(stage.phase.learner.step)
+    for i in range(2):
+        state, metrics = step(state, frozen, data.examples.decode(data[i]))
+    # At the first step it is its own teacher.
+    assert np.all(metrics["soft"] > 0)
+    assert not same(stage.phase.learner.deploy(state, frozen)["params"], state.learner.params["student"])
+
+
 BAD = {
+    "cskd": ({"temperature": 0.0}, "temperature"),
+    "ema": ({"decay": 2.0}, "decay"),
     "ban": ({"generations": 0}, "generations is 0, and labels alone teach the first: give 1 or more"),
     "dml": ({"peers": 1}, "peers is 1, and a peer learns from another one: 2 or more"),
     "takd": ({"assistants": ()}, "assistants is (): name models between teacher and student"),

@@ -22,7 +22,8 @@ class CachedBatches(ViewBatches):
     have an even share of the probability that is known to be left.
 
     Attributes:
-      bytes_per_example: on the disk, for each example and view.
+      bytes_per_example: of a record, of which each example has one a view.
+      bytes_on_disk: of all records; a file is at least two blocks of 64 KiB.
       resident_outputs: whether the teacher's outputs sit on the device, beside the examples.
     """
 
@@ -67,12 +68,12 @@ class CachedBatches(ViewBatches):
         check_identity(directory, manifest, digest, views)
         self._records = Records(directory, manifest)
         self._form = self._records.form
-        count = views.views * len(views.examples)
-        small = count * self._form.record.itemsize < _RESIDENT_BYTES
+        self.bytes_per_example = self._form.record.itemsize
+        self.bytes_on_disk = self._records.nbytes
+        small = views.views * len(views.examples) * self.bytes_per_example < _RESIDENT_BYTES
         if resident_outputs and not self.resident:
             raise ValueError("resident_outputs is True, and the examples stream: their outputs are read with them")
         self.resident_outputs = self.resident and small if resident_outputs is None else resident_outputs
-        self.bytes_per_example = self._records.nbytes / count
         self._outputs: dict[str, np.ndarray] = {}
         if self.resident_outputs:
             self._outputs = _fields(self._records.read_all().reshape(-1))

@@ -200,7 +200,7 @@ def test_top_k_keeps_the_largest_and_what_the_others_add_up_to(cache, variables,
         loss, of_kept = (losses.soft_label_kl(student, x, 1.0).mean() for x in (exact, kept))
         errors.append(abs(float(loss - of_kept)))
         # k logits, their classes as two bytes each, and the log-sum-exp of the others.
-        assert batches._form.record.itemsize == k * (4 + 2) + 4
+        assert batches.bytes_per_example == k * (4 + 2) + 4
     assert errors[-1] < 1e-5  # one class is left out, and its probability is known
     assert errors[0] > 1e-2
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import shlex
 import signal
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 
 from jaxkd import cli, data, evaluation, jobs, learners, models, networks, objectives, training
 from jaxkd.evaluation import Surface, Trial, _heat_map, _plots
+from jaxkd.jobs._job import mesh_of
+from jaxkd.jobs._search import SearchJob
 from jaxkd.training.checkpoints import load_result, tree_hash
 
 TEMPERATURES, ALPHAS, SEEDS = (1.0, 4.0), (0.1, 0.9), 2
@@ -127,7 +130,8 @@ def test_the_test_split_chooses_nothing(whole, data_dir, monkeypatch):
     assert surface_of(whole) == before
 
 
-def test_in_parts_interrupted_and_resumed_it_is_the_same(whole, start, tmp_path, data_dir, monkeypatch, capsys):
+def test_in_parts_interrupted_and_resumed_it_is_the_same(whole, start, monkeypatch, capsys):
+    workdir = whole.parent  # where the teacher is
     drawn = cli._Screen.chunk
 
     def interrupt(self, name, step, metrics):
@@ -138,29 +142,30 @@ def test_in_parts_interrupted_and_resumed_it_is_the_same(whole, start, tmp_path,
     with monkeypatch.context() as interrupted:
         interrupted.setattr(cli._Screen, "chunk", interrupt)
         code = start(
-            tmp_path, "--name", "parts", *GRID, "--points-at-once", "3", "--chunk", "10", "--seeds-at-once", "1"
+            workdir, "--name", "parts", *GRID, "--points-at-once", "3", "--chunk", "10", "--seeds-at-once", "1"
         )
     assert code == 128 + signal.SIGTERM
     _, *words = shlex.split(capsys.readouterr().out.split("go on with: ")[1].split("\n")[0])
     assert words[0] == "search"
     assert cli.main(words) == 0
-    parts, at_once = surface_of(tmp_path / "parts"), surface_of(whole)
+    parts, at_once = surface_of(workdir / "parts"), surface_of(whole)
     assert parts.ranking == at_once.ranking
     for one, other in zip(parts.trials, at_once.trials, strict=True):
         assert one.point == other.point
         np.testing.assert_allclose(one.validation, other.validation, atol=1e-2)
     found = load_result(whole / "results", "distilled").variables
-    first, second = (load_result(tmp_path / "parts/results", f"distilled, part {i} of 2").variables for i in (1, 2))
+    first, second = (load_result(workdir / "parts/results", f"distilled, part {i} of 2").variables for i in (1, 2))
     jax.tree.map(
         lambda x, y, z: np.testing.assert_allclose(x, np.concatenate([y, z])[:4], rtol=0, atol=1e-5),
         *(found, first, second),
     )
 
 
-def test_a_diverging_point_is_told_and_not_chosen(start, tmp_path, capsys):
-    assert start(tmp_path, "--name", "rates", "--grid", "learning_rate=1e38,1e-2", "--grid", "alpha=.5") == 0
+def test_a_diverging_point_is_told_and_not_chosen(whole, start, capsys):
+    workdir = whole.parent
+    assert start(workdir, "--name", "rates", "--grid", "learning_rate=1e38,1e-2", "--grid", "alpha=.5") == 0
     assert "diverged at step" in capsys.readouterr().out
-    surface = surface_of(tmp_path / "rates")
+    surface = surface_of(workdir / "rates")
     assert surface.ranking == (1,)
     assert surface.trials[0].diverged_at is not None
     assert surface.alone["alone"].point == {"learning_rate": 1e-2}, "the student alone has its own choice of rates"
@@ -229,6 +234,21 @@ def test_every_space_has_a_plot(axes, drawn, panels):
         assert {number.split("\n")[0] for number in numbers} == expected
 
 
+def test_a_program_trains_as_many_points_as_fit_the_memory(data_dir, monkeypatch):
+    config = jobs.with_recipe(jobs.DistillConfig(teacher="mlp_8", student="mlp_4", labels="all", seeds=2))
+    points = {"alpha": tuple(np.linspace(0, 1, 10).tolist())}
+    weights = 2 * 4 * (64 * 4 + 4 + 4 * 10 + 10)  # bytes of both seeds
+    # Three times with Adam's moments, two keys and counters; four states, and 64 examples' activations.
+    one = 4 * 3.1 * weights + 64 * weights
+    for points_that_fit, parts in ((100, 1), (3.9, 4), (0.5, 10)):
+        monkeypatch.setattr(os, "sysconf", lambda name, fit=points_that_fit: 4 * fit * one if "PHYS" in name else 1)
+        job = SearchJob(config, points, None, mesh_of(None), data_dir)
+        there = [phase.name for phase in job.phases if phase.name.startswith("distilled")]
+        assert len(there) == parts
+        assert len(job.places["distilled"]) == 10
+        assert len({id(phase.learner) for phase in job.phases if phase.name in there}) == 1, "one program"
+
+
 def test_points_are_drawn_from_the_space_and_the_seed():
     space = jobs.SearchSpace(
         random=200, range=("learning_rate=1e-4:1e-2:log", "alpha=.2:.6"), grid=("temperature=2,4",)
@@ -284,6 +304,7 @@ BAD = {
     "fixed too": (("--grid", "alpha=.1", "--alpha", ".5"), "alpha is searched and given as one value too"),
     "set too": (("--grid", "alpha=.1", "--set", "alpha=.5"), "alpha is searched and given as one value too"),
     "at once": (("--grid", "alpha=.1", "--points-at-once", "0"), "--points-at-once is 0: it has to be at least 1"),
+    "phases": (("--method", "ban", "--grid", "alpha=.1"), "method ban has phases or networks of its own"),
     "method": (("--method", "kdd", "--grid", "alpha=.1"), "no method is called 'kdd'; nearest: kd"),
     "resume": (("--resume", "nothing"), "is no run"),
 }

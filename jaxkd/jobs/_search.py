@@ -221,8 +221,8 @@ class SearchJob(Job):
         self._single = {phase.name: phase for phase in single}
         if "training" in methods.find(self.config.method).from_training:
             raise ValueError(
-                f"method {self.config.method} is no single training from a teacher, which is what a search makes many "
-                "of: choose another method, see jaxkd methods"
+                f"method {self.config.method} has phases or networks of its own, and a search takes methods that are "
+                "one training of the student: see jaxkd methods"
             )
         for name, values in self._points.items():
             for value in values:
@@ -284,21 +284,24 @@ class SearchJob(Job):
         return enter
 
     def _fitting(self, teacher: Phase) -> int:
-        """How many points' states fit a quarter of the memory, each as it was, as it will be, as gradients, deployed.
+        """How many points fit a quarter of the memory.
 
-        What the passes need in between is bounded by ``--seeds-at-once``.
+        A state counts four times: as it was, as it will be, as gradients and as deployed. An MLP has fewer activations
+        of an example than weights, and those of all points at a time; other networks' ``--seeds-at-once`` bounds.
         """
-        stats = jax.local_devices()[0].memory_stats()
-        memory = stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        distilled = self._single[DISTILLED]
+        stats = jax.local_devices()[0].memory_stats() or {}
+        memory = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        learner, batches = self._single[DISTILLED].learner, self._single[DISTILLED].data
 
-        def state() -> PyTree:
+        def state_and_deployed() -> tuple[PyTree, Variables]:
             first = example_batch(self.batches(self.train))
             frozen = teacher.learner.deploy(teacher.learner.init(jax.random.key(0), {}, first), {})
-            return distilled.learner.init(jax.random.key(0), frozen, example_batch(distilled.data))
+            state = learner.init(jax.random.key(0), frozen, example_batch(batches))
+            return state, learner.deploy(state, frozen)
 
-        leaves = jax.tree.leaves(jax.eval_shape(state))
-        return max(1, memory // 4 // (4 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)))
+        state, deployed = map(_bytes, jax.eval_shape(state_and_deployed))
+        activations = deployed * self.config.batch_size if self._seeds_at_once is None else 0
+        return max(1, memory // 4 // (4 * state + activations))
 
     def _accuracy(self, phase: str, variables: Variables) -> tuple[np.ndarray, int]:
         """Accuracies on the validation split, [points, seeds], and of how many labelled examples."""
@@ -456,6 +459,10 @@ def _curves(metrics: Path, places: Mapping[str, Place]) -> evaluation.Curves:
         steps, of_all = curves[place.phase]
         chosen[name] = steps, {metric: values[:, place.row] for metric, values in of_all.items()}
     return chosen
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _floats(values: Any) -> tuple[float, ...]:

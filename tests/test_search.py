@@ -54,6 +54,12 @@ def whole(tmp_path_factory, start):
     return workdir / "whole"
 
 
+@pytest.fixture
+def unreported(monkeypatch):
+    """Draws no report: one is looked at in a test of its own."""
+    monkeypatch.setattr(evaluation, "write_report", lambda *_, **__: None)
+
+
 def surface_of(run: Path) -> Surface:
     return Surface.from_json((run / "search.json").read_text())
 
@@ -108,6 +114,7 @@ def test_what_a_search_leaves(whole):
     assert comparison.best.accuracy.mean == pytest.approx(np.mean(surface.chosen.test))
 
 
+@pytest.mark.usefixtures("unreported")
 def test_the_test_split_chooses_nothing(whole, data_dir, monkeypatch):
     before, kept = surface_of(whole), load_result(whole / "results", "student").metadata
     again = shutil.copytree(whole, whole.parent / "again")
@@ -130,6 +137,7 @@ def test_the_test_split_chooses_nothing(whole, data_dir, monkeypatch):
     assert after.chosen.test != before.chosen.test, "it is another test split"
 
 
+@pytest.mark.usefixtures("unreported")
 def test_in_parts_interrupted_and_resumed_it_is_the_same(whole, start, monkeypatch, capsys):
     workdir = whole.parent  # where the teacher is
     drawn = cli._Screen.chunk
@@ -161,6 +169,7 @@ def test_in_parts_interrupted_and_resumed_it_is_the_same(whole, start, monkeypat
     )
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_diverging_point_is_told_and_not_chosen(whole, start, capsys):
     workdir = whole.parent
     assert start(workdir, "--name", "rates", "--grid", "learning_rate=1e38,1e-2", "--grid", "alpha=.5") == 0

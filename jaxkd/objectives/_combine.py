@@ -2,6 +2,7 @@
 
 import jax
 
+from jaxkd._checks import check_number
 from jaxkd.networks import Variables
 from jaxkd.objectives._common import Number, value_at
 from jaxkd.objectives._objective import Deployment, Objective, Signals, Taps, Term
@@ -18,13 +19,16 @@ def weighted_sum(**terms: tuple[Number, Objective]) -> Objective:
       The objective whose variables are ``{collection: {name: ...}}``.
 
     Raises:
-      ValueError: of nothing, of what is no (weight, objective), or of two that deploy more than the student.
+      ValueError: of nothing, of what is no (weight, objective), of a weight that is not finite, or of two that deploy
+        more than the student.
+      TypeError: of a weight that is no number.
     """
     if not terms:
         raise ValueError("weighted_sum of nothing: give at least one name=(weight, objective)")
     for name, term in terms.items():
         if not (isinstance(term, tuple) and len(term) == 2 and isinstance(term[1], Objective)):
             raise ValueError(f"weighted_sum({name}=...) takes (weight, objective), and got {term!r}")
+        check_number(f"the weight of {name}", term[0])
     taps = Taps(
         *(
             tuple(dict.fromkeys(tap for _, objective in terms.values() for tap in objective.taps[side]))

@@ -116,6 +116,12 @@ class TestWeightedSum:
         with pytest.raises(ValueError, match=r"weighted_sum\(a=\.\.\.\)"):
             weighted_sum(a=(hard_label(), 1.0))
 
+    def test_what_is_no_weight(self):
+        with pytest.raises(ValueError, match="the weight of a is nan: it has to be finite"):
+            weighted_sum(a=(float("nan"), hard_label()))
+        with pytest.raises(TypeError, match="the weight of a is a str"):
+            weighted_sum(a=("0.1", hard_label()))
+
 
 class TestHardLabel:
     def test_mean_over_labelled_and_valid(self):

@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxkd.data._cache_manifest import check_digest, describe_data, describe_views, write_manifest
 from jaxkd.data._cache_records import DType, Form, write_records
@@ -27,12 +29,14 @@ def cache_teacher(
     digest: str,
     dtype: DType = "float32",
     top_k: int | None = None,
+    mesh: Mesh | None = None,
 ) -> None:
     """Writes a teacher's logits of all views of all examples, to be played back by :class:`CachedBatches`.
 
     The teacher sees the batches that a training of ``views`` sees, in a scan like its own. In float32 that training
-    then has the metrics it has with the teacher itself, to the last bit, as long as epochs are no more than views and
-    the compiler computes the teacher's forward the same way in both programs; tests hold it to that.
+    then has the metrics that it has with the teacher itself, to the last bit, where the compiler computes the teacher's
+    forward in the same way: on the same devices, with the same batch size, and epochs that are no more than the views.
+    Elsewhere last bits may differ.
 
     The directory appears when it is complete, or not at all.
 
@@ -41,18 +45,18 @@ def cache_teacher(
       apply: of the teacher, as of a ``Network``: ``(variables, batch, train=False) -> (outputs, _)``, where
         ``outputs.logits`` is [batch, classes].
       variables: of the teacher.
-      views: the batches, of a single process. Nothing but their batch size and their order has to be the same where the
-        cache is played back.
+      views: the batches, of a single process. Batch size and seed need not be the same where the cache is played back.
       digest: of the teacher's content, 64 hexadecimal digits: ``training.checkpoints.tree_hash(variables)``.
       dtype: of the logits that are kept: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
       top_k: how many of the largest logits are kept, with their classes and the log-sum-exp of the others; by default
         all are.
+      mesh: devices to split each batch over, as ``training.parallel.make_mesh`` gives them; by default one.
 
     Raises:
       FileExistsError: there is something under that name.
       ValueError: before anything is computed: another dtype, ``top_k`` that is not in [1, classes), a digest that is
-        none, logits of another shape or class count than the data set's, one of several processes; afterwards: logits
-        that are not finite, or not in the range of ``dtype``.
+        none, logits of another shape or class count than the data set's, one of several processes, a batch that the
+        mesh does not divide; afterwards: logits that are not finite, or not in the range of ``dtype``.
       ImportError: array_record is missing; says which extra brings it.
     """
     directory = Path(directory)
@@ -63,12 +67,15 @@ def cache_teacher(
         raise ValueError(
             f"process_count is {views.process_count}: a cache is written by one process, from all examples"
         )
+    if mesh is not None and views.batch_size % mesh.size:
+        raise ValueError(f"a batch of {views.batch_size} does not divide over {mesh.size} devices: take another size")
     form = _form(apply, variables, views, dtype, top_k)
     identity = {"teacher": digest, "data": describe_data(views), "views": describe_views(views)}
     partial = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
     try:
-        files = write_records(partial, views.views, len(views.examples), _records(apply, variables, views, form))
+        records = _records(apply, variables, views, form, mesh)
+        files = write_records(partial, views.views, len(views.examples), records)
         write_manifest(partial, {**identity, "form": form._asdict(), "seed": views.seed, "files": files})
         partial.rename(directory)
     except BaseException:
@@ -100,7 +107,9 @@ def _form(apply: Callable[..., Any], variables: Any, views: ViewBatches, dtype: 
     return Form(shape[1], dtype, top_k)
 
 
-def _records(apply: Callable[..., Any], variables: Any, views: ViewBatches, form: Form) -> Iterator[np.ndarray]:
+def _records(
+    apply: Callable[..., Any], variables: Any, views: ViewBatches, form: Form, mesh: Mesh | None
+) -> Iterator[np.ndarray]:
     """The records [steps * batch] of one chunk of steps after the other, until all views of all examples are there."""
     n, batch_size = len(views.examples), views.batch_size
     total = n * views.views
@@ -116,10 +125,11 @@ def _records(apply: Callable[..., Any], variables: Any, views: ViewBatches, form
 
         return jax.lax.scan(body, None, xs)[1]
 
-    variables, source = jax.device_put((variables, views.source))
+    whole, split = (None, None) if mesh is None else (NamedSharding(mesh, p) for p in (P(), P(None, mesh.axis_names)))
+    variables, source = jax.device_put((variables, views.source), whole)
     # The order is endless: the last chunk goes beyond the last view, and needs no program of its own.
     for start in range(0, steps, length):
-        fields = jax.device_get(outputs(variables, source, views.chunk(start, length)))
+        fields = jax.device_get(outputs(variables, source, jax.device_put(views.chunk(start, length), split)))
         records = np.empty(length * batch_size, form.record)
         for name, values in fields.items():
             records[name] = values.reshape(records[name].shape)

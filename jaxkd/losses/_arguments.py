@@ -74,8 +74,10 @@ def check_array(what: str, x: Any) -> None:
 
 
 def check_same_shape(what: str, student: ArrayLike, teacher: ArrayLike, cure: str) -> None:
-    """Raises ValueError unless both have one shape."""
+    """Raises ValueError unless both have one shape. Where only their batches differ, ``cure`` would not help."""
     if jnp.shape(student) != jnp.shape(teacher):
+        if jnp.ndim(student) > 1 and jnp.shape(student)[1:] == jnp.shape(teacher)[1:]:
+            cure = "they have to have one shape, of the same examples in the same order"
         raise ValueError(f"student {what} {shape_of(student)}, teacher {what} {shape_of(teacher)}: {cure}")
 
 
@@ -130,7 +132,10 @@ def check_labels(labels: ArrayLike, shape: Sequence[int], classes: int) -> None:
     """Raises ValueError unless labels are integers of this shape; if they are known now, also below ``classes``."""
     check_array("labels", labels)
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
-        raise ValueError(f"labels are {jnp.result_type(labels)}: they have to be integers (soft labels: optax.losses)")
+        raise ValueError(
+            f"labels {shape_of(labels)} are {jnp.result_type(labels)}: they have to be integers {_printed(shape)} "
+            "(of one-hot labels their argmax; for soft ones see optax.losses)"
+        )
     if jnp.shape(labels) != tuple(shape):
         raise ValueError(f"labels {shape_of(labels)}, examples {_printed(shape)}: one label for each example")
     if not isinstance(labels, jax.core.Tracer) and np.any(np.asarray(labels) >= classes):

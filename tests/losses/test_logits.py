@@ -235,11 +235,15 @@ def test_shapes_that_differ():
             call()
     with pytest.raises(ValueError, match=r"student features \[3,5\], teacher features \[3,4\]: add a connector"):
         hint(A, B[:, :4])
+    with pytest.raises(ValueError, match=r"student features \[3,5\], teacher features \[2,5\]: .* same examples"):
+        hint(A, B[:2])  # no connector would help
 
 
 def test_labels_of_wrong_type_or_shape():
-    with pytest.raises(ValueError, match=r"labels are float32: they have to be integers"):
+    with pytest.raises(ValueError, match=r"labels \[3\] are float32: they have to be integers \[3\]"):
         cross_entropy(A, jnp.zeros(3))
+    with pytest.raises(ValueError, match=r"labels \[3,5\] .* integers \[3\] \(of one-hot labels their argmax"):
+        cross_entropy(A, jnp.eye(5)[:3])
     for labels in (np.zeros((3, 1), int), np.zeros(5, int), np.zeros((), int)):
         with pytest.raises(ValueError, match=r"labels \[.*\], examples \[3\]: one label for each example"):
             cross_entropy(A, labels)

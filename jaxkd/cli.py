@@ -1,4 +1,4 @@
-"""The command line: ``jaxkd distill | search | evaluate | prepare | methods | losses | models | datasets``."""
+"""The command line: ``jaxkd distill``, ``search``, ``benchmark`` and the rest; ``jaxkd --help`` lists them."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ try:
     from rich.table import Table
 
     from jaxkd import data, jobs, methods, models
-    from jaxkd.jobs import DistillConfig, RunError, RunOptions, SearchSpace
+    from jaxkd.jobs import BenchmarkConfig, DistillConfig, RunError, RunOptions, SearchSpace
     from jaxkd.networks import UnknownTapError
     from jaxkd.training import DivergedError, InterruptedTraining
     from jaxkd.training.checkpoints import CheckpointError
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[..., Any]] = {
         "distill": distill,
         "search": search,
+        "benchmark": benchmark,
         "evaluate": evaluate,
         "prepare": prepare,
         "methods": list_methods,
@@ -107,6 +108,19 @@ def search(space: SearchSpace, training: DistillConfig, run: RunOptions) -> None
     console.print(found.surface.verdict())
     console.print(f"{found.surface.footnote()}.")
     console.print(f"report: {found.run / 'report.html'}", **_AS_IT_IS)
+
+
+def benchmark(comparison: BenchmarkConfig, run: RunOptions) -> None:
+    """Train many methods alike, and hold each against KD: an implementation check, not a ranking.
+
+    Writes the table as benchmark.md and benchmark.json, and as a picture with error bars.
+    """
+    console = Console()
+    with _running(console, "benchmark", run) as screen:
+        path, table = jobs.benchmark(comparison, run, screen)
+    for sentence in table.verdict():
+        console.print(sentence, markup=False)
+    console.print(f"table: {path / 'benchmark.md'}", **_AS_IT_IS)
 
 
 @contextlib.contextmanager

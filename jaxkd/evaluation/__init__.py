@@ -1,5 +1,6 @@
 """What a student is worth: accuracy, likeness to the teacher, calibration and cost; the comparison and its report."""
 
+from jaxkd.evaluation._benchmark import ALONE, KD, Benchmark, Difference, Trained
 from jaxkd.evaluation._compare import Participant, compare
 from jaxkd.evaluation._comparison import Comparison, Entry, Reliability, Statistic, Timing
 from jaxkd.evaluation._cost import Latency, compile_forward, flops, latency, memory, parameter_count
@@ -18,10 +19,14 @@ from jaxkd.evaluation._report import write_report
 from jaxkd.evaluation._surface import Surface, Trial
 
 __all__ = [
+    "ALONE",
+    "KD",
     "Batches",
+    "Benchmark",
     "Calibration",
     "Comparison",
     "Curves",
+    "Difference",
     "Entry",
     "Latency",
     "Participant",
@@ -29,6 +34,7 @@ __all__ = [
     "Statistic",
     "Surface",
     "Timing",
+    "Trained",
     "Trial",
     "accuracy",
     "agreement",

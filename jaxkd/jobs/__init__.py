@@ -1,5 +1,6 @@
 """What the commands do, without a terminal: ``jaxkd.cli`` parses, draws and exits."""
 
+from jaxkd.jobs._benchmark import BenchmarkConfig, benchmark
 from jaxkd.jobs._config import DistillConfig, RunOptions, with_recipe
 from jaxkd.jobs._distill import Outcome, Watcher, distill, evaluate
 from jaxkd.jobs._losses import describe_losses, losses_as_json
@@ -7,6 +8,7 @@ from jaxkd.jobs._rundir import RunError
 from jaxkd.jobs._search import Found, SearchSpace, points_of, search
 
 __all__ = [
+    "BenchmarkConfig",
     "DistillConfig",
     "Found",
     "Outcome",
@@ -14,6 +16,7 @@ __all__ = [
     "RunOptions",
     "SearchSpace",
     "Watcher",
+    "benchmark",
     "describe_losses",
     "distill",
     "evaluate",

@@ -24,7 +24,11 @@ _EVALUATION_BATCH = 1000
 
 
 class Job:
-    """What the job is made of, all of it determined by the config."""
+    """What the job is made of, all of it determined by the config.
+
+    Attributes:
+      networks: what the phases deploy that are rows of the comparison, of one seed, by name.
+    """
 
     def __init__(
         self, config: Settings, mesh: jax.sharding.Mesh, data_dir: str | None = None, seeds_at_once: int | None = None
@@ -56,8 +60,7 @@ class Job:
         self.parameters: dict[str, Any] = {}
         # On the devices for good: it is predicted again and again.
         self._validation = evaluation.on_device(_once(data.load(config.dataset, "validation", data_dir=data_dir)), mesh)
-        # Of the rows of the comparison.
-        self._networks: dict[str, Network] = {}
+        self.networks: dict[str, Network] = {}
         self.phases = self._phases()
 
     def check(self) -> None:
@@ -119,7 +122,7 @@ class Job:
 
     def best_student(self, stacked: Variables) -> tuple[Variables, dict[str, Any]]:
         """The distilled seed with the highest validation accuracy (the first of equals), and what it is."""
-        network = learners.stacked(self._networks[DISTILLED], self.config.seeds)
+        network = learners.stacked(self.networks[DISTILLED], self.config.seeds)
         accuracies = np.asarray(evaluation.accuracy(*evaluation.predict_labelled(network, stacked, self._validation)))
         best = int(np.argmax(accuracies))
         metadata = {
@@ -136,10 +139,10 @@ class Job:
         """All participants on one split."""
         config = self.config
         examples = data.load(config.dataset, split, data_dir=self._data_dir)
-        alike = tuple(name for name, network in self._networks.items() if network is self.student and name != DISTILLED)
+        alike = tuple(name for name, network in self.networks.items() if network is self.student and name != DISTILLED)
         students = [
             Participant(name, network, results[name], config.seeds, alike if name == DISTILLED else ())
-            for name, network in self._networks.items()
+            for name, network in self.networks.items()
         ]
         kept = "all labels" if self.transfer is self.train else f"{config.labels} of {len(self.train)} labels"
         title = f"{config.dataset} ({split}): {config.teacher} teaches {config.student}, {kept}"
@@ -177,7 +180,7 @@ class Job:
             if name == ALONE or own_steps != steps:
                 learner = student(length, _from_labels(self.student))
                 phases.append(Phase(name, learner, length, learners.fresh(learner), ordered(alone)))
-                self._networks[name] = self.student
+                self.networks[name] = self.student
         training = methods.Training(
             learner=functools.partial(student, steps),
             steps=steps,
@@ -190,7 +193,7 @@ class Job:
         for stage in self._stages(training):
             phases.append(stage.phase)
             if stage.network is not None:
-                self._networks[stage.phase.name] = stage.network
+                self.networks[stage.phase.name] = stage.network
         return phases
 
     def _stages(self, training: methods.Training) -> tuple[methods.Stage, ...]:

@@ -59,6 +59,11 @@ class Method(NamedTuple):
         """Whether it is one or more phases of its own, instead of an objective for a learner of ``distill``."""
         return "training" in self.from_training
 
+    @property
+    def maps(self) -> bool:
+        """Whether it matches maps, which a network of dense layers has none of."""
+        return self.family == "map" or self.name in _ON_MAPS
+
 
 def methods() -> tuple[Method, ...]:
     """All methods there are."""
@@ -218,3 +223,6 @@ _METHODS: Mapping[str, tuple[tuple[Any, ...], ...]] = {
         (_staged.online, 2014, "Lee et al., Deeply-Supervised Nets, for its heads, arXiv:1409.5185"),
     ),
 }
+
+# Of other families than "map".
+_ON_MAPS = frozenset({"ab", "byot", "cat_kd", "fsp", "ft", "mgd", "sdd", "semckd", "simkd", "srrl"})

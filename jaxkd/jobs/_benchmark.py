@@ -1,0 +1,346 @@
+"""Methods x seeds on one data set: every method trained alike, and its difference to KD."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from jaxkd import data, evaluation, methods
+from jaxkd.evaluation import ALONE, KD, Benchmark, Trained
+from jaxkd.jobs._config import DistillConfig, RunOptions, as_json, with_recipe
+from jaxkd.jobs._distill import Watcher, check, new_run, resumed_run
+from jaxkd.jobs._job import DISTILLED, Job, mesh_of
+from jaxkd.jobs._rundir import RunError, open_run, read_config, write_atomically
+from jaxkd.learners import Phase, stacked
+from jaxkd.networks import Network
+from jaxkd.training import DivergedError, example_batch, run
+from jaxkd.training.logging import read_metrics
+
+_EVALUATIONS = 5
+_TEST = "test/accuracy"
+_VALIDATION = "validation/accuracy"
+_EVALUATION_BATCH = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """What is compared. All labels are used by all rows, and no row is tuned: methods have their published numbers."""
+
+    dataset: str = "digits"
+    """Data set: digits and fashion_mnist have pairs of networks of their own, others need --teacher and --student."""
+    methods: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME NAME ...", help_behavior_hint="(default: all)")
+    ] = ()
+    """Methods to train, beside the student alone and KD."""
+    seeds: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 20; fashion_mnist: 5)")] = (
+        None
+    )
+    """How many students of each, trained at once."""
+    epochs: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 10; fashion_mnist: 3)")
+    ] = None
+    """Epochs of every phase of every student."""
+    teacher_epochs: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 20.0
+    """Epochs of the teachers."""
+    teacher: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: two pairs)")] = None
+    """Teacher of the one pair that trains all methods, instead of the two of the data set."""
+    student: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: two pairs)")] = None
+    """Student of the one pair."""
+    learning_rate: float = 3e-3
+    """Learning rate of all, at the start of a cosine, with Adam."""
+    batch_size: int = 64
+    """Images in a batch."""
+    seed: int = 0
+    """Of everything."""
+
+
+class _Pair(NamedTuple):
+    teacher: str
+    student: str
+    middle: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.teacher} -> {self.student}"
+
+
+class _Entry(NamedTuple):
+    """A training of the table: what its row says, its phases, and the network of what the last of them deploys."""
+
+    row: Trained
+    phases: list[Phase]
+    network: Network
+
+
+class _Shared(NamedTuple):
+    """What all rows of a pair share: its job, the student of all seeds, and the splits that are measured."""
+
+    pair: _Pair
+    job: Job
+    network: Network
+    splits: Mapping[str, Any]
+
+
+_MAPS = _Pair("cnn_16_32_64", "cnn_4_8_16", "cnn_8_16_32")
+_PAIRS: dict[str, tuple[_Pair, _Pair]] = {
+    "digits": (_Pair("mlp_256_256", "mlp_8_8", "mlp_32_32"), _MAPS),
+    "fashion_mnist": (_Pair("mlp_512_512", "mlp_32_32", "mlp_128_128"), _MAPS),
+}
+
+
+def benchmark(config: BenchmarkConfig, options: RunOptions, watcher: Watcher) -> tuple[Path, Benchmark]:
+    """Trains all methods and writes the table, or goes on with it.
+
+    Each method is trained twice where it can stand beside hard and soft labels: with the cross-entropy (weight 1), and
+    with KD (hard labels .1, soft labels .9, T = 4). The others are trained as they were published. Every row starts
+    from the same fresh students and sees the same batches. The test split is measured at every evaluation; nothing is
+    chosen by it.
+
+    Below the run's directory: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``results/``,
+    ``benchmark.json``, ``benchmark.md`` and ``plots/benchmark.png``.
+
+    Raises:
+      RunError: the run's directory cannot be used; see ``open_run``.
+      ValueError: a method is unknown, or cannot be trained with these networks.
+      CheckpointError, InterruptedTraining: see ``training.run``.
+    """
+    check(options)
+    if options.resume is not None:
+        path = resumed_run(options)
+        stored = read_config(path).get("benchmark")
+        if stored is None:
+            raise RunError(f"run {path.name} is no benchmark: see jaxkd distill --resume, or jaxkd search --resume")
+        asked = dataclasses.asdict(config)
+        for name, value in dataclasses.asdict(BenchmarkConfig()).items():
+            if asked[name] != value and list(np.atleast_1d(asked[name])) != list(np.atleast_1d(stored[name])):
+                raise RunError(f"run {path.name} has {name} {stored[name]!r}, not {asked[name]!r}: resume it without")
+        config = BenchmarkConfig(**{**stored, "methods": tuple(stored["methods"])})
+    jobs = _jobs(config, options)
+    if options.resume is None:
+        path = new_run(next(iter(jobs.values()))[1].config, options)
+    entries = [entry for pair, job in jobs.values() for entry in _entries(config, pair, job)]
+    _check(entries, {pair.title: job for pair, job in jobs.values()})
+    first = next(iter(jobs.values()))[1]
+    settings = {"benchmark": {**dataclasses.asdict(config), "methods": list(config.methods)}, **as_json(first.config)}
+    with open_run(path, settings, resume=options.resume is not None) as config_hash:
+        watcher.started(path)
+        pairs = {pair.title: _shared(pair, job, options) for pair, job in jobs.values()}
+        rows = [_train(entry, pairs, path, config_hash, options, watcher) for entry in entries]
+        examples = len(data.load(config.dataset, "test", data_dir=options.data_dir))
+        table = Benchmark(f"{config.dataset}: methods", examples, _protocol(config, first), tuple(rows))
+        write_atomically(path / "benchmark.json", table.to_json() + "\n")
+        write_atomically(path / "benchmark.md", table.to_markdown())
+        (path / "plots").mkdir(exist_ok=True)
+        table.draw(path / "plots" / "benchmark.png")
+    return path, table
+
+
+def _check(entries: Sequence[_Entry], jobs: Mapping[str, Job]) -> None:
+    """Starts every phase on shapes alone: what cannot be trained is known before anything is."""
+    teachers: dict[str, Any] = {}
+    for pair, job in jobs.items():
+        network, batch = job.teacher, example_batch(job.batches(job.train))
+        teachers[f"{pair}, teacher"] = jax.eval_shape(network.init, jax.random.key(0), batch)
+    for entry in entries:
+        results = dict(teachers)
+        for phase in entry.phases:
+
+            def deployed(results: Any, phase: Phase = phase) -> Any:
+                return phase.learner.deploy(*phase.enter(jax.random.key(0), results, example_batch(phase.data)))
+
+            results[phase.name] = jax.eval_shape(deployed, results)
+
+
+def _jobs(config: BenchmarkConfig, options: RunOptions) -> dict[str, tuple[_Pair, Job]]:
+    """By the names of the pair, ``""`` for one that needs no maps and ``"maps"``: one job each, of KD."""
+    if (config.teacher is None) != (config.student is None):
+        raise ValueError("--teacher and --student are a pair: give both or none")
+    if config.teacher is not None and config.student is not None:
+        pairs = {"": _Pair(config.teacher, config.student, config.student)}
+    elif config.dataset in _PAIRS:
+        pairs = dict(zip(("", "maps"), _PAIRS[config.dataset], strict=True))
+    else:
+        raise ValueError(f"{config.dataset} has no pairs of its own: give --teacher and --student, see jaxkd models")
+    chosen = [methods.find(name) for name in config.methods] or list(methods.methods())
+    if "maps" in pairs and not any(method.maps for method in chosen):
+        del pairs["maps"]
+    return {
+        name: (pair, Job(_settings(config, pair), mesh_of(options.mesh), options.data_dir))
+        for name, pair in pairs.items()
+    }
+
+
+def _settings(config: BenchmarkConfig, pair: _Pair) -> Any:
+    few = config.dataset == "fashion_mnist"
+    return with_recipe(
+        DistillConfig(
+            dataset=config.dataset,
+            teacher=pair.teacher,
+            student=pair.student,
+            method=KD,
+            temperature=4.0,
+            alpha=0.9,
+            labels="all",
+            seeds=(5 if few else 20) if config.seeds is None else config.seeds,
+            epochs=(3.0 if few else 10.0) if config.epochs is None else config.epochs,
+            teacher_epochs=config.teacher_epochs,
+            batch_size=config.batch_size,
+            optimizer="adam",
+            learning_rate=config.learning_rate,
+            teacher_learning_rate=config.learning_rate,
+            augment=(),
+            seed=config.seed,
+        )
+    )
+
+
+def _entries(config: BenchmarkConfig, pair: _Pair, job: Job) -> list[_Entry]:
+    """What is trained of a pair: the student alone, KD, and the methods that the pair is for."""
+    both = config.teacher is None
+    is_maps = pair == _MAPS and both
+    alone, distilled = (next(phase for phase in job.phases if phase.name == name) for name in (ALONE, DISTILLED))
+    empty: tuple[float, ...] = ()
+    entries = [
+        _Entry(Trained(ALONE, pair.title, "cross-entropy", empty, empty), [_renamed(alone, pair, ALONE)], job.student),
+        _Entry(Trained(KD, pair.title, "KD", empty, empty), [_renamed(distilled, pair, KD)], job.student),
+    ]
+    chosen = [methods.find(name) for name in config.methods] or list(methods.methods())
+    for method in chosen:
+        if method.name == KD or (both and method.maps != is_maps):
+            continue
+        for labels, parameters in _columns(method):
+            of_method = copy.copy(job)
+            of_method.networks = {}
+            of_method.config = dataclasses.replace(job.config, method=method.name, temperature=None, alpha=None, set=())
+            of_method.parameters = {**parameters, **_fitted(method.name, pair, len(job.train))}
+            known = {phase.name for phase in job.phases} - {DISTILLED}
+            own = [phase for phase in Job._phases(of_method) if phase.name not in known]
+            name = f"{method.name} ({labels})"
+            phases = [
+                _renamed(
+                    phase,
+                    pair,
+                    name if phase.name == DISTILLED else f"{name} {phase.name}",
+                    {other.name: f"{pair.title}, {name} {other.name}" for other in own},
+                    number,
+                )
+                for number, phase in enumerate(own)
+            ]
+            note = ", ".join(f"{key} {value}" for key, value in _fitted(method.name, pair, len(job.train)).items())
+            row = Trained(method.name, pair.title, labels, empty, empty, note)
+            entries.append(_Entry(row, phases, of_method.networks[DISTILLED]))
+    return entries
+
+
+def _columns(method: methods.Method) -> list[tuple[str, dict[str, Any]]]:
+    """The labels beside a method's own term, and the parameters that say so."""
+    if not {"hard", "soft"} <= set(method.parameters):
+        return [("as published", {})]
+    parameters = {"hard": 0.1, "soft": 0.9}
+    return [("cross-entropy", {"hard": 1.0, "soft": 0.0}), ("KD", parameters)]
+
+
+def _fitted(method: str, pair: _Pair, examples: int) -> dict[str, Any]:
+    """What has no published value that fits the set and its small maps, or names other networks."""
+    of_method: Mapping[str, dict[str, Any]] = {
+        "crd": {"negatives": min(16384, examples // 2)},
+        "sdd": {"grids": (1, 2)},
+        "takd": {"assistants": (pair.middle,)},
+        "progressive": {"medium": (pair.middle,)},
+    }
+    return of_method.get(method, {})
+
+
+def _renamed(phase: Phase, pair: _Pair, name: str, others: Mapping[str, str] | None = None, number: int = 0) -> Phase:
+    """A phase with a name in the whole run, that finds the results of its own pair, and starts from the key of all."""
+    names = {"teacher": f"{pair.title}, teacher", **(others or {})}
+
+    def enter(key: jax.Array, results: Any, batch: Any) -> Any:
+        del key  # that of the run differs from phase to phase, and rows are to start from the same students
+        here = {own: results[there] for own, there in names.items() if there in results}
+        return phase.enter(jax.random.key(number + 1), here, batch)
+
+    return phase._replace(name=f"{pair.title}, {name}", enter=enter)
+
+
+def _train(
+    entry: _Entry,
+    pairs: Mapping[str, _Shared],
+    path: Path,
+    config_hash: str,
+    options: RunOptions,
+    watcher: Watcher,
+) -> Trained:
+    """Trains the phases of a row, unless they are there, and gives the row with its numbers."""
+    pair, job, shared, splits = pairs[entry.row.pair]
+    teacher = _renamed(next(phase for phase in job.phases if phase.name == "teacher"), pair, "teacher")
+
+    def measured(phase: Phase) -> Callable[[Any, Any], dict[str, Any]]:
+        # One network for all rows that deploy the student: its forward passes are then compiled once.
+        deploys_student = phase is entry.phases[-1] and entry.network is job.student
+        network = shared if deploys_student else phase.learner.network
+
+        def evaluate(state: Any, frozen: Any) -> dict[str, Any]:
+            variables = phase.learner.deploy(state, frozen)
+            found = {name: evaluation.predict_labelled(network, variables, split) for name, split in splits.items()}
+            return {name: evaluation.accuracy(*predicted) for name, predicted in found.items()}
+
+        return evaluate
+
+    try:
+        run(
+            [teacher, *entry.phases],
+            job.batches(job.train),
+            key=jax.random.key(job.config.seed),
+            workdir=path,
+            config_hash=config_hash,
+            mesh=job.mesh,
+            chunk=options.chunk,
+            evaluate=measured,
+            every=lambda phase: math.ceil(phase.steps / _EVALUATIONS),
+            keep=1,
+            on_phase=lambda phase, start: watcher.phase(phase.name, phase.steps, start),
+            on_chunk=lambda phase, step, metrics: watcher.chunk(phase.name, step, metrics),
+            stop=watcher.stop,
+        )
+    except DivergedError as error:
+        watcher.note(f"{entry.phases[-1].name}: {error}")
+        return dataclasses.replace(entry.row, note="; ".join(filter(None, (entry.row.note, f"step {error.step}"))))
+    last, best = accuracies(path / "metrics.jsonl", entry.phases[-1].name)
+    return dataclasses.replace(entry.row, last=last, best=best)
+
+
+def accuracies(metrics: Path, phase: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Each seed's test accuracy after the last step, and where its validation accuracy was highest, first of equals."""
+    records = [one for one in read_metrics(metrics) if one["phase"] == phase and _TEST in one]
+    validation, test = (np.asarray([one[name] for one in records], np.float64) for name in (_VALIDATION, _TEST))
+    best = np.take_along_axis(test, np.argmax(validation, 0)[None], 0)[0]
+    return tuple(test[-1].tolist()), tuple(best.tolist())
+
+
+def _shared(pair: _Pair, job: Job, options: RunOptions) -> _Shared:
+    splits = {}
+    for name, split in ((_VALIDATION, "validation"), (_TEST, "test")):
+        examples = data.load(job.config.dataset, split, data_dir=options.data_dir)
+        batches = data.padded_batches(examples, min(_EVALUATION_BATCH, len(examples)))
+        splits[name] = evaluation.on_device(batches, job.mesh)
+    return _Shared(pair, job, stacked(job.student, job.config.seeds), splits)
+
+
+def _protocol(config: BenchmarkConfig, job: Job) -> tuple[str, ...]:
+    settings = job.config
+    return (
+        f"{settings.seeds} seeds of each row, from the same fresh students and on the same batches; "
+        f"{settings.epochs:g} epochs of each phase, Adam {settings.learning_rate:g} to 0 by a cosine, batches of "
+        f"{settings.batch_size}.",
+        f"Labels: all {len(job.train)} of the training split, by every row. No row was tuned: methods have the numbers "
+        "of their papers, for other data and networks. The validation split chooses the best epoch alone, "
+        f"of {_EVALUATIONS} that were evaluated.",
+        "Beside: cross-entropy has weight 1; KD is hard labels .1 and soft labels .9 at T = 4.",
+    )

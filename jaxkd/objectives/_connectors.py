@@ -38,15 +38,17 @@ def make_connector(kind: Kind, student: tuple[int, ...], teacher: tuple[int, ...
     if kind not in ("identity", "dense", "conv"):
         raise ValueError(f'connector={kind!r}: there are "auto", "identity", "dense" and "conv"')
     cure = None
-    if kind == "identity" and student != teacher:
-        cure = f'add a connector (hint(..., connector="{"conv" if len(student) == 4 else "dense"}"))'
-    elif len(student) != len(teacher):
+    if len(student) != len(teacher):
         cure = "they differ in rank: tap features of one kind on both sides"
+    elif student[0] != teacher[0]:
+        cure = "they differ in examples: both networks have to see one batch"
+    elif kind == "identity" and student != teacher:
+        cure = f'add a connector (hint(..., connector="{"conv" if len(student) == 4 else "dense"}"))'
     elif kind == "dense" and student[:-1] != teacher[:-1]:
         cure = "a dense connector maps the last axis only" + (
             ': take connector="conv", which resizes the map' if len(student) == 4 else ": all others have to agree"
         )
-    elif kind == "conv" and (len(student) != 4 or student[0] != teacher[0]):
+    elif kind == "conv" and len(student) != 4:
         cure = "a convolution connects maps [batch, height, width, channels]"
     if cure is not None:
         sides = (

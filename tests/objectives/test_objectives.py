@@ -268,6 +268,9 @@ class TestHint:
             ("identity", (4, 5), (4, 3), r'add a connector \(hint\(\.\.\., connector="dense"\)\)'),
             ("identity", (4, 2, 2, 5), (4, 2, 2, 3), r'add a connector \(hint\(\.\.\., connector="conv"\)\)'),
             ("auto", (4, 2, 2, 5), (4, 3), "they differ in rank: tap features of one kind on both sides"),
+            ("identity", (4, 2, 2, 5), (4, 5), "they differ in rank: tap features of one kind on both sides"),
+            ("identity", (4, 5), (2, 5), "they differ in examples: both networks have to see one batch"),
+            ("conv", (4, 2, 2, 5), (2, 2, 2, 5), "they differ in examples: both networks have to see one batch"),
             (
                 "dense",
                 (4, 2, 2, 5),

@@ -124,7 +124,8 @@ def normalized_kd(
     temperature = number("temperature", temperature, student, axis, above=0)
     gamma = number("gamma", gamma, student, axis, within=NOT_NEGATIVE)
     p_own = jnp.exp(-cross_entropy(teacher, labels, axis=axis, where=where))
-    of_target = p_own * cross_entropy(student, labels, axis=axis, where=where)
+    # 0 log 0 is 0, where both exclude the own class.
+    of_target = p_own * jnp.where(p_own > 0, cross_entropy(student, labels, axis=axis, where=where), 0)
     divisor = with_axis(axis, temperature)
     P, log_Q = probabilities(teacher / divisor, axis, own.others), log_softmax(student / divisor, axis, own.others)
     return own.only_labelled(of_target + gamma * jnp.square(temperature) * cross_entropy_of(P, log_Q, axis))

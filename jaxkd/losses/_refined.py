@@ -69,7 +69,9 @@ def weighted_soft_label(
     of_student, of_teacher = (
         cross_entropy(jax.lax.stop_gradient(x), labels, axis=axis, where=where) for x in (student, teacher)
     )
-    weight = -jnp.expm1(-jnp.maximum(of_student / (of_teacher + 1e-7), 0))
+    # Infinite by infinite, of a class that both exclude, would be no number; for any other student it is 0.
+    ratio = jnp.where(jnp.isposinf(of_teacher), 0, of_student / (of_teacher + 1e-7))
+    weight = -jnp.expm1(-jnp.maximum(ratio, 0))
     divisor = with_axis(axis, temperature)
     p, log_q = probabilities(teacher / divisor, axis, where), log_softmax(student / divisor, axis, where)
     return jnp.square(temperature) * weight * cross_entropy_of(p, log_q, axis)

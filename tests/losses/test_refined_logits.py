@@ -77,6 +77,23 @@ def test_classes_that_the_teacher_excludes(name):
     assert np.isfinite(gradients).all()
 
 
+@pytest.mark.parametrize("name", ["decoupled_kd", "normalized_kd", "weighted_soft_label", "one_for_all"])
+def test_own_class_that_both_exclude(name):
+    """The others' part is left, which the same losses of huge negative logits have."""
+    student, teacher, labels = inputs()
+    labels[:] = 0
+    values = {}
+    for lowest in (-np.inf, -1e4):
+        student[2:, 0], teacher[2:, 0] = lowest, lowest
+        total = lambda *logits: (jnp.sum(x := call(name, *logits, labels)), x)  # noqa: E731
+        gradients, values[lowest] = jax.jit(jax.grad(total, (0, 1), has_aux=True))(student, teacher)
+        assert np.isfinite(gradients).all()
+    if name == "weighted_soft_label":  # But for the weight: 0, as where the teacher alone excludes it.
+        np.testing.assert_array_equal(values[-np.inf][2:], 0)
+    else:
+        np.testing.assert_allclose(values[-np.inf], values[-1e4], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["transformed_teacher_matching", "multi_level_kd", "teacher_free"])
 def test_unknown_variant_lists_what_there_is(name):
     with pytest.raises(ValueError, match=r"'other'.*'(wttm|code)'"):

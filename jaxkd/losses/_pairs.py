@@ -24,9 +24,10 @@ def logit_pair(student: ArrayLike, teacher: ArrayLike, axis: int, where: Where) 
 
 
 def check_several(what: str, whose: str, x: ArrayLike, axis: int) -> None:
-    """Raises ValueError if there is one class or candidate: a softmax over it is 1, and says nothing."""
+    """Raises ValueError if there is at most one class or candidate: a softmax over it is 1, and says nothing."""
     if jnp.shape(x)[axis] < 2:
-        raise ValueError(f"{whose} {shape_of(x)} have one {what} on axis {axis}: it takes two or more to compare")
+        count = "one" if jnp.shape(x)[axis] else "no"
+        raise ValueError(f"{whose} {shape_of(x)} have {count} {what} on axis {axis}: it takes two or more to compare")
 
 
 def static_number(name: str, value: Any) -> float:

@@ -110,6 +110,8 @@ def fit(
     for option, value in (("chunk", chunk), ("every", every)):
         if value is not None and value < 1:
             raise ValueError(f"{option} is {value}: at least one step")
+    if steps < 0:
+        raise ValueError(f"steps is {steps}: it has to be 0 or more")
     frozen = {} if frozen is None else frozen
     check_finite(frozen, "frozen variables", "a teacher with such weights teaches nothing; load or train it again")
     compiled = parallel.compile(learner, data) if compiled is None else compiled

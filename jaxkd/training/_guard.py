@@ -48,7 +48,8 @@ def check_metrics(metrics: Mapping[str, np.ndarray], start: int, what: str = "")
     of = f" (seed {', '.join(map(str, seeds))} of {bad[terms[0]].shape[1]})" if len(seeds) else ""
     message = (
         f"{what + ': ' if what else ''}{values} at step {start + first}{of}: the training has diverged; "
-        "lower the learning rate, clip gradients (optax.clip_by_global_norm), or look at the batch of that step"
+        "lower the learning rate, clip gradients (optax.clip_by_global_norm), or look at the batch of that step and at "
+        "the teacher's outputs for it"
     )
     raise DivergedError(message, start + first, terms)
 

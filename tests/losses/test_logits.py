@@ -382,6 +382,8 @@ def test_axis_of_any_integer_type():
 def test_one_class_names_whose():
     with pytest.raises(ValueError, match=r"student logits \[3,1\] have one class on axis -1"):
         soft_label_kl(A[:, :1], B[:, :1])
+    with pytest.raises(ValueError, match=r"student logits \[3,0\] have no class on axis -1"):
+        soft_label_kl(A[:, :0], B[:, :0])
     with pytest.raises(ValueError, match=r"teacher logits \[3,1\] have one class"):
         losses.universal_logit(A, B[:, :1])
     with pytest.raises(ValueError, match=r"student scores \[3,1\] have one candidate"):

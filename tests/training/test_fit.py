@@ -147,6 +147,8 @@ class TestFit:
     def test_needs_a_key_or_a_state(self, learner, data, teacher):
         with pytest.raises(ValueError, match="fit needs a key to draw a fresh state, or a state to start from"):
             fit(learner, data, 1, frozen=teacher)
+        with pytest.raises(ValueError, match="steps is -1: it has to be 0 or more"):
+            fit(learner, data, -1, key=KEY, frozen=teacher)
         with pytest.raises(ValueError, match="chunk is 0: at least one step"):
             fit(learner, data, 1, key=KEY, frozen=teacher, chunk=0)
         with pytest.raises(ValueError, match="every is 0: at least one step"):
@@ -203,6 +205,12 @@ class TestGuard:
             ValueError, match=r"frozen variables\['params'\]\['classifier'\]\['bias'\] holds NaN or infinit"
         ):
             fit(learner, data, 1, key=KEY, frozen=spoilt)
+
+    def test_teacher_that_answers_nan(self, data, teacher):
+        answers = from_function(small.mlp().init, lambda variables, batch, train, rng: jnp.full((16, 5), jnp.nan))
+        learner = distill(small.mlp(), answers, soft_label(temperature=2.0), optax.sgd(0.1))
+        with pytest.raises(DivergedError, match=r'"soft_label" is nan at step 1: .*the teacher\'s outputs for it$'):
+            fit(learner, data, 1, key=KEY, frozen=teacher)
 
     @pytest.mark.parametrize("resident", [True, False])
     def test_label_out_of_range(self, data, resident):

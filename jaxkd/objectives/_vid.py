@@ -47,7 +47,8 @@ def vid(student: str, teacher: str) -> Objective:
         }
         # What the softplus of the loss, and its 1e-5, make the first variance of.
         rho = math.log(math.expm1(_FIRST_VARIANCE - 1e-5))
-        return {"params": params | {"raw_variance": jnp.full(of_teacher, rho)}}
+        # Of a type of its own: a weak one would change in the first step, and compile the second anew.
+        return {"params": params | {"raw_variance": jnp.full(of_teacher, rho, float)}}
 
     def apply(variables: Variables, signals: Signals) -> tuple[dict, dict, Variables]:
         params = variables["params"]

@@ -100,6 +100,12 @@ def test_all_of_it_trains(given, one):
     assert jax.tree.all(jax.tree.map(lambda x: bool(np.isfinite(x).all()), one.history))
 
 
+def test_no_type_is_weak(given):
+    """The first step would make a strong one of it, and the second be compiled anew."""
+    leaves = jax.tree_util.tree_leaves_with_path(given[2])
+    assert not [jax.tree_util.keystr(path) for path, leaf in leaves if getattr(leaf, "weak_type", False)]
+
+
 def spoilt(variables, batch, keys):
     """The same batch, but for what stands in padded examples."""
     batch = small.noisy(variables, batch, keys)

@@ -16,6 +16,9 @@ def hard_label() -> Objective:
 
     ``batch["label"]`` holds integers [batch] (or any shape of the logits without classes), below 0 for unlabelled; or
     probabilities of the shape of the logits (after mixup, say), of which a row with a negative entry is unlabelled.
+
+    Raises:
+      ValueError: in ``init``: if the batch has no labels, or they fit neither shape.
     """
 
     def term(signals: Signals) -> Term:
@@ -86,6 +89,9 @@ def distillation(temperature: Number = 3.0, alpha: Number = 0.5) -> Objective:
       temperature: T > 0 of the soft part: a number, a schedule of the step, or a traced array.
       alpha: the weight of the soft part in [0, 1]: likewise.
 
+    Raises:
+      ValueError: if a number is out of its range; in ``init``: as ``hard_label`` and ``soft_label`` do.
+
     References:
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
@@ -105,6 +111,9 @@ def peer_labels(temperature: Number = 3.0) -> Objective:
 
     Args:
       temperature: T > 0 of the soft part: a number, a schedule of the step, or a traced array.
+
+    Raises:
+      ValueError: if the temperature is a number not above 0; in ``init``: as ``hard_label`` and ``soft_label`` do.
 
     References:
       Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", 2017, https://arxiv.org/abs/1706.00384

@@ -1,5 +1,7 @@
 """Metrics on the disk as they are learnt: JSON lines that a reader needs no library for, and TensorBoard."""
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -81,6 +83,22 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [record for _, record in _records(Path(path))]
 
 
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Says in an error of the disk which file it is about: those of an open file do not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_all(file: io.FileIO, content: bytes) -> None:
+    """Writes all of it: one unbuffered write may take a part only."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 class MetricsLog:
     """Appends metrics to a file, one JSON object a line.
 
@@ -116,13 +134,12 @@ class MetricsLog:
             raise ValueError(f"metrics {twice} have the name of a field of the line {sorted(fields)}: rename them")
         line = json.dumps(to_jsonable({**fields, **metrics}), allow_nan=False) + "\n"
         size = self._file.seek(0, os.SEEK_END)
-        rest = memoryview(line.encode())
-        try:
-            while rest:  # an unbuffered write may take a part only
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self._file.truncate(size)
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        with _named(self._path):
+            try:
+                _write_all(self._file, line.encode())
+            except OSError:
+                self._file.truncate(size)
+                raise
 
     def flush(self) -> None:
         """Waits until the lines are on the disk itself."""
@@ -132,15 +149,21 @@ class MetricsLog:
         """Drops the lines of `phase` after `step`, and a last line without its end: what a resume does first.
 
         The file is replaced atomically: killed in between, it is either the old or the new one.
+
+        Raises:
+          OSError: the disk is full, or the like; the file is the old one.
         """
         kept = b"".join(
             line for line, record in _records(self._path) if record.get("phase") != phase or record["step"] <= step
         )
         temporary = self._path.with_name(self._path.name + ".tmp")
-        with temporary.open("wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with _named(temporary), temporary.open("wb", buffering=0) as file:
+                _write_all(file, kept)
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)  # what there is of it only fills the disk
+            raise
         self._file.close()
         temporary.replace(self._path)
         self._file = self._path.open("ab", buffering=0)

@@ -122,6 +122,30 @@ def test_a_full_disk_leaves_whole_lines_and_names_the_file(tmp_path):
     assert [r["step"] for r in records[:-1]] == list(range(len(records) - 1))
 
 
+def test_a_full_disk_while_cutting_leaves_the_file_and_names_what_it_could_not_write(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    program = f"""
+        import resource
+        import runpy
+        log = runpy.run_path({logging.__file__!r})["MetricsLog"]({str(path)!r})
+        for step in range(50):
+            log.write(step, {{"loss": step / 3}}, phase="p")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        try:
+            log.cut("p", 40)
+        except OSError as error:
+            print(error.errno, error.filename)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        log.write(99, {{"loss": 1.0}})
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(errno.EFBIG), f"{path}.tmp"]
+    assert [record["step"] for record in read_metrics(path)] == [*range(50), 99]
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
 def test_bad_input(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with MetricsLog(path) as log:

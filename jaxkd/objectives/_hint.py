@@ -7,6 +7,7 @@ from jaxkd.networks import Variables
 from jaxkd.objectives._common import mean_over_examples, without_padding
 from jaxkd.objectives._connectors import Connector, Kind, make_connector
 from jaxkd.objectives._objective import Objective, Signals, Taps
+from jaxkd.objectives._parts import check_taps
 
 
 def hint(student: str, teacher: str, connector: Kind = "auto") -> Objective:
@@ -21,7 +22,7 @@ def hint(student: str, teacher: str, connector: Kind = "auto") -> Objective:
         convolution, with resizing where height or width differ), or ``"auto"``: the least of these that does it.
 
     Raises:
-      ValueError: in ``init``, if the shapes cannot be connected so.
+      ValueError: in ``init``, if the shapes cannot be connected so, or there is no teacher.
 
     References:
       Romero et al., "FitNets: Hints for Thin Deep Nets", 2014, https://arxiv.org/abs/1412.6550
@@ -32,6 +33,8 @@ def hint(student: str, teacher: str, connector: Kind = "auto") -> Objective:
         return make_connector(connector, *shapes, names=(student, teacher))
 
     def init(key: jax.Array, signals: Signals) -> Variables:
+        # That there is a teacher; the connector says what shapes it cannot connect.
+        check_taps(signals, student, teacher, lambda *shapes: None)
         params = regressor(signals).init(key)
         return {"params": params} if params else {}
 

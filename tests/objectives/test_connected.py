@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm as normal
 
 from jaxkd.networks import Outputs
-from jaxkd.objectives import Signals, factor_transfer, overhaul, review, semantic_calibration, srrl, vid
+from jaxkd.objectives import Signals, factor_transfer, hint, overhaul, review, semantic_calibration, srrl, vid
 
 RNG = np.random.default_rng(0)
 INITIAL = RNG.bit_generator.state
@@ -132,6 +132,12 @@ def test_srrl_errors():
         started(srrl("s", "t", head=lambda variables, x: x @ jnp.ones((4, 3))), signals)
     with pytest.raises(ValueError, match=r'tap "s" is \[4\], teacher tap "t" is \[4,2,2,5\]: tap maps'):
         started(srrl("s", "t", head=lambda variables, x: x), given({"s": drawn(N)}, {"t": drawn(N, 2, 2, 5)}))
+
+
+def test_hint_without_a_teacher():
+    signals = given({"s": drawn(N, 3)}, {"t": drawn(N, 3)})._replace(teacher=Outputs(None, {}))
+    with pytest.raises(ValueError, match="needs a teacher, and the learner has none"):
+        hint("s", "t").init(jax.random.key(0), signals)
 
 
 def test_vid():

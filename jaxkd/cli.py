@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
 import shlex
 import shutil
 import signal
@@ -70,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except InterruptedTraining as stopped:
         return 128 + signal.Signals[stopped.reason]
+    except BrokenPipeError:
+        # Whoever read the output (`| head`) has enough. What is still buffered would raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("stopped at once; what was saved before is there, see --resume", file=sys.stderr)
         return 128 + signal.SIGINT

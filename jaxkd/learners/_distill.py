@@ -104,6 +104,7 @@ def distill(
         return Signals(outputs, taught, frozen, batch, step, keys.objective, axis_name, variables), updated
 
     def init(key: jax.Array, frozen: Variables, batch: Batch) -> DistillState:
+        _check_not_empty(batch)
         student_key, objective_key, key = jax.random.split(key, 3)
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x, batch)
         # Compiled, for run eagerly every layer's initialiser would be a program of its own.
@@ -123,6 +124,7 @@ def distill(
     def step(
         state: DistillState, frozen: Variables, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[DistillState, dict[str, jax.Array]]:
+        _check_not_empty(batch)
         # Split before anything is folded in: positions, devices and micro-batches count from 0, all of them.
         of_prepare, of_student, of_objective = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
         if axis_name is not None:
@@ -225,6 +227,12 @@ def prepared(
 def split(variables: Variables) -> tuple[PyTree, Variables]:
     """Variables as what is trained and what is carried."""
     return variables.get("params", {}), {name: value for name, value in variables.items() if name != "params"}
+
+
+def _check_not_empty(batch: Batch) -> None:
+    if any(0 in x.shape for x in jax.tree.leaves(batch)):
+        shapes = {name: list(x.shape) for name, x in batch.items() if hasattr(x, "shape")}
+        raise ValueError(f"the batch is empty, {shapes}: a step needs an example at least")
 
 
 def _counts(terms: Mapping[str, Term], metrics: Mapping[str, Term], axis_name: str | None) -> dict[str, jax.Array]:

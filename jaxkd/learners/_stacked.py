@@ -56,7 +56,7 @@ def seeds(
         return one, given
 
     def init(key: jax.Array, frozen: PyTree, batch: Batch) -> PyTree:
-        check(frozen)
+        check(frozen, batch)
         one, given = of_each(learner.init, frozen, batch)
         # One after the other: XLA takes several times as long to compile the random numbers of a vmapped init.
         return jax.lax.map(one, (jax.random.split(key, n), *given))
@@ -68,13 +68,16 @@ def seeds(
     def deploy(state: PyTree, frozen: PyTree) -> Variables:
         return jax.vmap(learner.deploy, (0, 0 if own_frozen else None))(state, frozen)
 
-    def check(frozen: PyTree) -> None:
-        if own_frozen and any(jnp.shape(x)[:1] != (n,) for x in jax.tree.leaves(frozen)):
-            shapes = sorted({str(list(jnp.shape(x))) for x in jax.tree.leaves(frozen)})
-            raise ValueError(
-                f'frozen="own" takes variables with a leading axis [{n}], one teacher a seed, and got {shapes[0]}: '
-                'stack them, or let all seeds learn from one (frozen="same")'
-            )
+    def check(frozen: PyTree, batch: Batch) -> None:
+        for what, own, tree, cure in (
+            ("frozen", own_frozen, frozen, 'one teacher a seed, or let all learn from one (frozen="same")'),
+            ("data", own_data, batch, 'one order a seed (Batches.stack), or let all see one (data="same")'),
+        ):
+            shapes = sorted({str(list(jnp.shape(x))) for x in jax.tree.leaves(tree) if jnp.shape(x)[:1] != (n,)})
+            if own and shapes:
+                raise ValueError(
+                    f'{what}="own" takes arrays with a leading axis [{n}], and got {shapes[0]}: give {cure}'
+                )
 
     return Learner(init, step, deploy, stacked(learner.network, n))
 

@@ -83,7 +83,18 @@ def test_seeds_with_a_teacher_each(data, batch):
 def test_seeds_without_a_teacher_each(batch):
     teacher = small.mlp(6)
     learner = learners.distill(small.mlp(4), teacher, objectives.soft_label(2.0), optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"leading axis \[3\], one teacher a seed"):
+    with pytest.raises(ValueError, match=r"leading axis \[3\], and got .* one teacher a seed"):
         learners.seeds(learner, 3, frozen="own").init(KEY, teacher.init(KEY, batch), batch)
+    with pytest.raises(ValueError, match=r"leading axis \[3\], and got \[16.* one order a seed \(Batches.stack\)"):
+        learners.seeds(learner, 3, data="own").init(KEY, teacher.init(KEY, batch), batch)
     with pytest.raises(ValueError, match='frozen=\'shared\': it is "same" or "own"'):
         learners.seeds(learner, 3, frozen="shared")
+
+
+def test_a_batch_of_no_example(batch):
+    empty = jax.tree.map(lambda x: x[:0], batch)
+    learner = plain()
+    with pytest.raises(ValueError, match="the batch is empty"):
+        learner.init(KEY, {}, empty)
+    with pytest.raises(ValueError, match="the batch is empty"):
+        learner.step(learner.init(KEY, {}, batch), {}, empty)

@@ -7,7 +7,18 @@ import pytest
 from scipy.stats import norm as normal
 
 from jaxkd.networks import Outputs
-from jaxkd.objectives import Signals, factor_transfer, hint, overhaul, review, semantic_calibration, srrl, vid
+from jaxkd.objectives import (
+    Signals,
+    crd,
+    factor_transfer,
+    hint,
+    norm_and_direction,
+    overhaul,
+    review,
+    semantic_calibration,
+    srrl,
+    vid,
+)
 
 RNG = np.random.default_rng(0)
 INITIAL = RNG.bit_generator.state
@@ -134,10 +145,15 @@ def test_srrl_errors():
         started(srrl("s", "t", head=lambda variables, x: x), given({"s": drawn(N)}, {"t": drawn(N, 2, 2, 5)}))
 
 
-def test_hint_without_a_teacher():
+@pytest.mark.parametrize(
+    "objective",
+    [hint("s", "t"), crd("s", "t", n_data=9), norm_and_direction("s", "t", np.ones((CLASSES, 3)))],
+    ids=["hint", "crd", "norm_and_direction"],
+)
+def test_vectors_without_a_teacher(objective):
     signals = given({"s": drawn(N, 3)}, {"t": drawn(N, 3)})._replace(teacher=Outputs(None, {}))
     with pytest.raises(ValueError, match="needs a teacher, and the learner has none"):
-        hint("s", "t").init(jax.random.key(0), signals)
+        objective.init(jax.random.key(0), signals)
 
 
 def test_vid():

@@ -157,3 +157,9 @@ def check_logits(student: ArrayLike, teacher: ArrayLike, axis: int, where: Where
 
 def _printed(shape: Sequence[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
+
+
+def check_directions(whose: str, x: ArrayLike, axis: int) -> None:
+    """Raises ValueError for features of width 1: their direction is a sign, and has no gradient."""
+    if jnp.shape(x)[axis] == 1:
+        raise ValueError(f"{whose} {shape_of(x)} have one feature on axis {axis}: a direction takes two or more")

@@ -8,6 +8,7 @@ from jaxkd.losses._arguments import (
     ArrayLike,
     Where,
     at_least_float32,
+    check_directions,
     check_floating,
     check_same_shape,
     check_variant,
@@ -164,8 +165,8 @@ def info_nce(
       The loss, a scalar, at least float32, in [0, inf). 0 where no example takes part.
 
     Raises:
-      ValueError: if shapes differ or the batch has one example, ``where`` does not fit, or a known temperature is not
-        above 0.
+      ValueError: if shapes differ or the batch has one example, ``where`` does not fit, features are of width 1, or a
+        known temperature is not above 0.
 
     References:
       van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018,
@@ -176,6 +177,7 @@ def info_nce(
     check_same_shape("features", student, teacher, "add a connector that brings the student's to the teacher's width")
     batch = [("student features", student), ("teacher features", teacher)]
     (student, teacher), where, _ = global_batch(batch, where, axis_name)
+    check_directions("features", student, -1)
     scores = _cosines(student, teacher) / jnp.asarray(temperature, student.dtype)
     return masked_mean(-jnp.diagonal(log_softmax(scores, 1, where)), where, 0)
 

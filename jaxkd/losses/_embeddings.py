@@ -11,6 +11,7 @@ from jaxkd.losses._arguments import (
     Where,
     at_least_float32,
     check_axis,
+    check_directions,
     check_floating,
     check_labels,
     check_same_shape,
@@ -40,13 +41,15 @@ def cosine_embedding(student: ArrayLike, teacher: ArrayLike, *, axis: int = -1, 
       The loss of each vector, [...], at least float32, in [0, 2]: 1 where one side is 0, and 0 where all is masked.
 
     Raises:
-      ValueError: if the shapes differ, ``axis`` or ``where`` does not fit, or the features are no floats.
+      ValueError: if the shapes differ, ``axis`` or ``where`` does not fit, the features are no floats or of
+        width 1.
 
     References:
       Sanh, Debut, Chaumond, Wolf, "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter",
       2019, https://arxiv.org/abs/1910.01108
     """
     _check_features(student, teacher, axis, where)
+    check_directions("features", student, axis)
     student, teacher = at_least_float32(student, teacher)
     if where is not None:
         where = jnp.broadcast_to(where, student.shape)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxkd.losses._angles import sum_over_triplets
-from jaxkd.losses._arguments import ArrayLike, Where, check_variant
+from jaxkd.losses._arguments import ArrayLike, Where, check_directions, check_variant
 from jaxkd.losses._batch import global_batch, gram, pairs_of
 from jaxkd.losses._numerics import masked_mean, safe_sqrt
 
@@ -115,12 +115,15 @@ def relational_angle(
       angles.
 
     Raises:
-      ValueError: if the batches differ or have fewer than three examples, or ``where`` does not fit.
+      ValueError: if the batches differ or have fewer than three examples, features are of width 1, or ``where`` does
+        not fit.
 
     References:
       Park, Kim, Lu, Cho, "Relational Knowledge Distillation", 2019, https://arxiv.org/abs/1904.05068
     """
     batch = [("student features", student), ("teacher features", teacher)]
     (student, teacher), where, count = global_batch(batch, where, axis_name, least=3)
+    for whose, x in (("student features", student), ("teacher features", teacher)):
+        check_directions(whose, x, -1)
     # As a float: 1291^3 is more than an int32 holds.
     return sum_over_triplets(student, teacher, where) / jnp.asarray(count, student.dtype) ** 3

@@ -11,6 +11,7 @@ from jaxkd.losses._arguments import (
     ArrayLike,
     Where,
     at_least_float32,
+    check_directions,
     check_floating,
     check_same_shape,
     check_variant,
@@ -159,7 +160,8 @@ def patient_hidden(
       nothing takes part.
 
     Raises:
-      ValueError: if the shapes differ, ``axis``, ``where`` or ``variant`` does not fit, or states are no floats.
+      ValueError: if the shapes differ, ``axis``, ``where`` or ``variant`` does not fit, states are no floats or of
+        width 1.
 
     References:
       Sun et al., "Patient Knowledge Distillation for BERT Model Compression", 2019, https://arxiv.org/abs/1908.09355
@@ -168,6 +170,7 @@ def patient_hidden(
     check_map("student states", student, axis)
     check_map("teacher states", teacher, axis)
     check_same_shape("states", student, teacher, "pick as many layers of both; a connector brings them to one width")
+    check_directions("states", student, axis)
     check_positions_mask(student, axis, where)
     student, teacher = at_least_float32(student, teacher)
     mask = mask_of(where, student, axis)

@@ -16,6 +16,7 @@ from jaxkd.objectives._blocks import linear
 from jaxkd.objectives._common import Number, mean_over_examples, value_at, without_padding
 from jaxkd.objectives._memory import check_index, gather, global_positions, read, valid_examples, write
 from jaxkd.objectives._objective import Objective, Signals, Taps, Term
+from jaxkd.objectives._parts import check_taught
 
 Variant = Literal["memory", "queue", "in_batch"]
 # The published ones, of the memory.
@@ -109,6 +110,7 @@ def crd(
         raise ValueError(f'variant="{variant}" keeps no row for each example: n_data and labels are of no use to it')
 
     def init(key: jax.Array, signals: Signals) -> Variables:
+        check_taught(signals, teacher)
         features = signals.student.taps[student], signals.teacher.taps[teacher]
         sizes = [math.prod(x.shape[1:]) for x in features]
         if min(x.ndim for x in features) < 2 or features[0].shape[0] != features[1].shape[0] or 0 in sizes:

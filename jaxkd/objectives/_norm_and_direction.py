@@ -14,6 +14,7 @@ from jaxkd.objectives._blocks import batch_norm, linear, norm
 from jaxkd.objectives._common import mean_over_examples, without_padding
 from jaxkd.objectives._memory import global_positions
 from jaxkd.objectives._objective import Objective, Signals, Taps
+from jaxkd.objectives._parts import check_taught
 
 
 def norm_and_direction(
@@ -52,6 +53,7 @@ def norm_and_direction(
         raise ValueError(f"dropout is {dropout}: it has to lie in [0, 1)")
 
     def init(key: jax.Array, signals: Signals) -> Variables:
+        check_taught(signals, teacher)
         of_student, of_teacher = signals.student.taps[student], signals.teacher.taps[teacher]
         sides = f'student tap "{student}" is {shape_of(of_student)}, teacher tap "{teacher}" is {shape_of(of_teacher)}'
         if of_student.ndim != 2 or of_teacher.ndim != 2:

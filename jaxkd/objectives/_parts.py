@@ -68,6 +68,12 @@ def valid_taps(signals: Signals, student: str, teacher: str) -> tuple[jax.Array,
     return without_padding(signals.student.taps[student], batch), without_padding(signals.teacher.taps[teacher], batch)
 
 
+def check_taught(signals: Signals, tap: str) -> None:
+    """Raises ValueError if there is no teacher to tap."""
+    if signals.teacher.logits is None and tap not in signals.teacher.taps:
+        raise ValueError("this objective needs a teacher, and the learner has none: distill(student, teacher, ...)")
+
+
 def check_taps(
     signals: Signals, student: str, teacher: str, cure: Callable[[Shape, Shape], str | None]
 ) -> tuple[Shape, Shape]:

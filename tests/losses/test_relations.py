@@ -343,3 +343,11 @@ def test_kernel_of_a_traced_gamma_and_a_numpy_order():
 def test_bad_input(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+@pytest.mark.parametrize("name", ["cosine_embedding", "info_nce", "relational_angle", "patient_hidden"])
+def test_a_direction_takes_two_features(name):
+    shape = (4, 3, 1) if name == "patient_hidden" else (4, 1)
+    x = np.ones(shape, np.float32)
+    with pytest.raises(ValueError, match="have one feature on axis -1: a direction takes two or more"):
+        getattr(losses, name)(x, x)

@@ -9,8 +9,10 @@ from scipy.stats import norm as normal
 from jaxkd.networks import Outputs
 from jaxkd.objectives import (
     Signals,
+    crd,
     factor_transfer,
     hint,
+    norm_and_direction,
     overhaul,
     review,
     semantic_calibration,
@@ -145,8 +147,8 @@ def test_srrl_errors():
 
 @pytest.mark.parametrize(
     "objective",
-    [hint("s", "t")],
-    ids=["hint"],
+    [hint("s", "t"), crd("s", "t", n_data=9, negatives=2), norm_and_direction("s", "t", centers=np.ones((4, 3)))],
+    ids=["hint", "crd", "norm_and_direction"],
 )
 def test_vectors_without_a_teacher(objective):
     signals = given({"s": drawn(N, 3)}, {"t": drawn(N, 3)})._replace(teacher=Outputs(None, {}))

@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from jaxkd.evaluation import Benchmark, Trained
 from jaxkd.evaluation._benchmark import holm, paired
 from jaxkd.jobs import BenchmarkConfig, RunOptions
 from jaxkd.jobs._benchmark import _check, _entries, _jobs, accuracies
+from jaxkd.training import example_batch
 
 KD = Trained("kd", "a -> b", "KD", (0.5, 0.6, 0.7, 0.8), (0.6, 0.6, 0.8, 0.8))
 
@@ -84,6 +86,13 @@ def test_all_methods_fit_the_pairs_of_digits(tmp_path):
     assert {entry.row.method for entry in entries} == {"alone"} | {method.name for method in methods.methods()}
     names = [phase.name for entry in entries for phase in entry.phases]
     assert len(set(names)) == len(names)
+    # Whatever comes before it, the student of a row is drawn as the one alone is.
+    batch = example_batch(entries[0].phases[0].data)
+    alone, born = (next(one.phases[-1] for one in entries if one.row.method == name) for name in ("alone", "ban"))
+    fresh, _ = alone.enter(jax.random.key(7), {}, batch)
+    teachers = {phase.name: alone.learner.deploy(fresh, {}) for entry in entries for phase in entry.phases}
+    again, frozen = born.enter(jax.random.key(8), teachers, batch)
+    jax.tree.map(np.testing.assert_array_equal, alone.learner.deploy(fresh, {}), born.learner.deploy(again, frozen))
     special = {"ban", "sdd", "crd", "takd", "simkd", "fsp"}
     _check(
         [entry for entry in entries if entry.row.method in special], {pair.title: job for pair, job in made.values()}
@@ -144,6 +153,7 @@ class TestCommand:
             (("--teacher", "mlp_8"), "--teacher and --student are a pair"),
             (("--dataset", "cifar10"), "cifar10 has no pairs of its own"),
             (("--seeds", "0"), "--seeds is 0"),
+            (("--profile",), "leave out --tensorboard, --profile"),
             ((*PAIR, "--methods", "at"), 'student tap "stages[0]" is [64,4], teacher tap "stages[0]" is [64,8]'),
         ],
     )

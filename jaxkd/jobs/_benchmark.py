@@ -111,6 +111,8 @@ def benchmark(config: BenchmarkConfig, options: RunOptions, watcher: Watcher) ->
       CheckpointError, InterruptedTraining: see ``training.run``.
     """
     check(options)
+    if options.tensorboard or options.profile:
+        raise ValueError("a benchmark writes no log for TensorBoard and no profile: leave out --tensorboard, --profile")
     if options.resume is not None:
         path = resumed_run(options)
         stored = read_config(path).get("benchmark")
@@ -133,7 +135,7 @@ def benchmark(config: BenchmarkConfig, options: RunOptions, watcher: Watcher) ->
         pairs = {pair.title: _shared(pair, job, options) for pair, job in jobs.values()}
         rows = [_train(entry, pairs, path, config_hash, options, watcher) for entry in entries]
         examples = len(data.load(config.dataset, "test", data_dir=options.data_dir))
-        table = Benchmark(f"{config.dataset}: methods", examples, _protocol(config, first), tuple(rows))
+        table = Benchmark(f"{config.dataset}: methods", examples, _protocol(options, first), tuple(rows))
         write_atomically(path / "benchmark.json", table.to_json() + "\n")
         write_atomically(path / "benchmark.md", table.to_markdown())
         (path / "plots").mkdir(exist_ok=True)
@@ -171,7 +173,7 @@ def _jobs(config: BenchmarkConfig, options: RunOptions) -> dict[str, tuple[_Pair
     if "maps" in pairs and not any(method.maps for method in chosen):
         del pairs["maps"]
     return {
-        name: (pair, Job(_settings(config, pair), mesh_of(options.mesh), options.data_dir))
+        name: (pair, Job(_settings(config, pair), mesh_of(options.mesh), options.data_dir, options.seeds_at_once))
         for name, pair in pairs.items()
     }
 
@@ -207,8 +209,12 @@ def _entries(config: BenchmarkConfig, pair: _Pair, job: Job) -> list[_Entry]:
     alone, distilled = (next(phase for phase in job.phases if phase.name == name) for name in (ALONE, DISTILLED))
     empty: tuple[float, ...] = ()
     entries = [
-        _Entry(Trained(ALONE, pair.title, "cross-entropy", empty, empty), [_renamed(alone, pair, ALONE)], job.student),
-        _Entry(Trained(KD, pair.title, "KD", empty, empty), [_renamed(distilled, pair, KD)], job.student),
+        _Entry(
+            Trained(ALONE, pair.title, "cross-entropy", empty, empty),
+            [_renamed(alone, pair, config.seed, ALONE)],
+            job.student,
+        ),
+        _Entry(Trained(KD, pair.title, "KD", empty, empty), [_renamed(distilled, pair, config.seed, KD)], job.student),
     ]
     chosen = [methods.find(name) for name in config.methods] or list(methods.methods())
     for method in chosen:
@@ -226,9 +232,10 @@ def _entries(config: BenchmarkConfig, pair: _Pair, job: Job) -> list[_Entry]:
                 _renamed(
                     phase,
                     pair,
+                    config.seed,
                     name if phase.name == DISTILLED else f"{name} {phase.name}",
                     {other.name: f"{pair.title}, {name} {other.name}" for other in own},
-                    number,
+                    before_last=len(own) - 1 - number,
                 )
                 for number, phase in enumerate(own)
             ]
@@ -257,14 +264,19 @@ def _fitted(method: str, pair: _Pair, examples: int) -> dict[str, Any]:
     return of_method.get(method, {})
 
 
-def _renamed(phase: Phase, pair: _Pair, name: str, others: Mapping[str, str] | None = None, number: int = 0) -> Phase:
-    """A phase with a name in the whole run, that finds the results of its own pair, and starts from the key of all."""
+def _renamed(
+    phase: Phase, pair: _Pair, seed: int, name: str, others: Mapping[str, str] | None = None, *, before_last: int = 0
+) -> Phase:
+    """A phase with a name in the whole run, that finds the results of its own pair.
+
+    The last phase of every row starts from one key, that of the seed: from the same fresh students.
+    """
     names = {"teacher": f"{pair.title}, teacher", **(others or {})}
 
     def enter(key: jax.Array, results: Any, batch: Any) -> Any:
         del key  # that of the run differs from phase to phase, and rows are to start from the same students
         here = {own: results[there] for own, there in names.items() if there in results}
-        return phase.enter(jax.random.key(number + 1), here, batch)
+        return phase.enter(jax.random.fold_in(jax.random.key(seed), before_last), here, batch)
 
     return phase._replace(name=f"{pair.title}, {name}", enter=enter)
 
@@ -279,7 +291,7 @@ def _train(
 ) -> Trained:
     """Trains the phases of a row, unless they are there, and gives the row with its numbers."""
     pair, job, shared, splits = pairs[entry.row.pair]
-    teacher = _renamed(next(phase for phase in job.phases if phase.name == "teacher"), pair, "teacher")
+    teacher = _renamed(next(phase for phase in job.phases if phase.name == "teacher"), pair, job.config.seed, "teacher")
 
     def measured(phase: Phase) -> Callable[[Any, Any], dict[str, Any]]:
         # One network for all rows that deploy the student: its forward passes are then compiled once.
@@ -303,8 +315,8 @@ def _train(
             mesh=job.mesh,
             chunk=options.chunk,
             evaluate=measured,
-            every=lambda phase: math.ceil(phase.steps / _EVALUATIONS),
-            keep=1,
+            every=lambda phase: options.every or math.ceil(phase.steps / _EVALUATIONS),
+            keep=options.keep,
             on_phase=lambda phase, start: watcher.phase(phase.name, phase.steps, start),
             on_chunk=lambda phase, step, metrics: watcher.chunk(phase.name, step, metrics),
             stop=watcher.stop,
@@ -333,14 +345,14 @@ def _shared(pair: _Pair, job: Job, options: RunOptions) -> _Shared:
     return _Shared(pair, job, stacked(job.student, job.config.seeds), splits)
 
 
-def _protocol(config: BenchmarkConfig, job: Job) -> tuple[str, ...]:
+def _protocol(options: RunOptions, job: Job) -> tuple[str, ...]:
     settings = job.config
     return (
         f"{settings.seeds} seeds of each row, from the same fresh students and on the same batches; "
         f"{settings.epochs:g} epochs of each phase, Adam {settings.learning_rate:g} to 0 by a cosine, batches of "
         f"{settings.batch_size}.",
         f"Labels: all {len(job.train)} of the training split, by every row. No row was tuned: methods have the numbers "
-        "of their papers, for other data and networks. The validation split chooses the best epoch alone, "
-        f"of {_EVALUATIONS} that were evaluated.",
+        "of their papers, for other data and networks. The validation split chooses the best epoch alone, of "
+        f"{_EVALUATIONS if options.every is None else f'those every {options.every} steps'} that were evaluated.",
         "Beside: cross-entropy has weight 1; KD is hard labels .1 and soft labels .9 at T = 4.",
     )

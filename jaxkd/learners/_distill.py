@@ -230,7 +230,7 @@ def split(variables: Variables) -> tuple[PyTree, Variables]:
 
 
 def _check_not_empty(batch: Batch) -> None:
-    if any(0 in x.shape for x in jax.tree.leaves(batch)):
+    if any(x.shape[:1] == (0,) for x in jax.tree.leaves(batch)):
         shapes = {name: list(x.shape) for name, x in batch.items() if hasattr(x, "shape")}
         raise ValueError(f"the batch is empty, {shapes}: a step needs an example at least")
 

@@ -98,3 +98,10 @@ def test_a_batch_of_no_example(batch):
         learner.init(KEY, {}, empty)
     with pytest.raises(ValueError, match="the batch is empty"):
         learner.step(learner.init(KEY, {}, batch), {}, empty)
+
+
+def test_an_example_may_have_no_box(batch):
+    learner = plain()
+    given = {**batch, "boxes": np.zeros((len(batch["label"]), 0, 4), np.float32)}
+    state, _ = learner.step(learner.init(KEY, {}, given), {}, given)
+    assert int(state.step) == 1

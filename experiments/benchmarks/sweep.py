@@ -3,17 +3,20 @@
     python experiments/benchmarks/sweep.py
 
 5 temperatures x 6 alphas x 5 seeds on digits: 150 students (MLP-8) of one teacher (MLP-512-512), 30 epochs each of all
-1297 images, batch 64, Adam. Three ways to train them, from the same fresh students and in the same data order:
+1297 images, batch 64, Adam. Four ways to train them, from the same fresh students and in the same data order:
 
 * sweep: ``sweep`` of ``seeds`` of ``distill``; all steps of all trainings are one call of one compiled program;
 * loop: a step written by hand with flax and optax, jitted once (temperature and alpha are traced arguments, parameters
-  and optimizer state are donated, data and teacher sit on the device), called from a Python loop, one training after
-  the other: how such studies are usually run;
+  and optimizer state are donated, the teacher sits on the device), called from a Python loop, one training after the
+  other, on batches of NumPy; each step's loss is read, as the sweep gives the loss of each step: how such studies are
+  usually run;
+* queued: that loop with nothing to wait for. The data set sits on the device, the step takes row numbers, and no loss
+  is ever read, so that Python runs ahead of the device;
 * scan: that step in a ``lax.scan``, so one call is a whole training. It pays for no dispatch, and shows what of the
   gain is dispatch and what is batching.
 
-Of loop and scan a sample of the 150 is trained to the end in every round, and its time is scaled to 150
-(``--sample 50 --rounds 3`` trains every one of the 150 once). A round measures all three, compilation included, with
+Of the three by hand a sample of the 150 is trained to the end in every round, and its time is scaled to 150
+(``--sample 50 --rounds 3`` trains every one of the 150 once). A round measures all, compilation included, with
 JAX's caches emptied before; the ratio of a round is of two times measured within a minute.
 
 Goal on 2 CPU cores: the sweep is at least 8 times as fast as the loop with compilation, and at least 40 times without
@@ -23,7 +26,7 @@ Goal on 2 CPU cores: the sweep is at least 8 times as fast as the loop with comp
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -122,13 +125,11 @@ def make_step(task: Task) -> Callable[..., tuple[PyTree, PyTree, jax.Array]]:
         params: PyTree,
         opt_state: PyTree,
         teacher_params: PyTree,
-        images: jax.Array,
-        labels: jax.Array,
-        rows: jax.Array,
         temperature: jax.Array,
         alpha: jax.Array,
+        image: jax.Array,
+        label: jax.Array,
     ) -> tuple[PyTree, PyTree, jax.Array]:
-        image, label = images[rows], labels[rows]
         targets = jax.nn.log_softmax(task.teacher.apply({"params": teacher_params}, image) / temperature)
 
         def loss_of(params: PyTree) -> jax.Array:
@@ -145,15 +146,16 @@ def make_step(task: Task) -> Callable[..., tuple[PyTree, PyTree, jax.Array]]:
     return step
 
 
-def run_by_hand(task: Task, fresh: PyTree, which: list[int], *, scanned: bool) -> Measured:
-    """Some of the trainings, one after the other: a Python loop over steps, or a scan each."""
-    # What a careful user prepares once: decoded images, teacher and row numbers on the device. Not timed.
+def run_by_hand(task: Task, fresh: PyTree, which: list[int], way: str) -> Measured:
+    """Some of the trainings, one after the other: by "loop", "queued" or "scan"."""
+    # What a careful user prepares once: decoded images, teacher and row numbers where they are needed. Not timed.
     arrays = task.batches.examples.arrays
     assert arrays is not None
     images = task.batches.examples.decode({"image": arrays["image"]})["image"]
     labels = jnp.asarray(arrays["label"])
     teacher_params = jax.tree.map(jnp.asarray, task.teacher_params)
     order = jnp.asarray(task.batches.chunk(0, task.steps)["index"])
+    of_numpy = (np.asarray(images), np.asarray(labels), np.asarray(order))
     rows = list(order)
     seeds = [jax.tree.map(lambda x, seed=seed: x[seed], fresh) for seed in range(SEEDS)]
     # Copies, for the parameters are donated.
@@ -171,25 +173,44 @@ def run_by_hand(task: Task, fresh: PyTree, which: list[int], *, scanned: bool) -
     by_hand = make_step(task)
     init = jax.jit(optax.adam(LEARNING_RATE).init)
 
-    def training(
-        params: PyTree, opt_state: PyTree, teacher: PyTree, images: jax.Array, labels: jax.Array, *others: jax.Array
+    def on_rows(
+        params: PyTree,
+        opt_state: PyTree,
+        teacher: PyTree,
+        temperature: jax.Array,
+        alpha: jax.Array,
+        rows: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
     ) -> tuple[PyTree, PyTree, jax.Array]:
-        order, temperature, alpha = others
+        return by_hand(params, opt_state, teacher, temperature, alpha, images[rows], labels[rows])
+
+    def training(params: PyTree, opt_state: PyTree, *others: Any) -> tuple[PyTree, PyTree, jax.Array]:
+        teacher, temperature, alpha, order, images, labels = others
 
         def body(carry: tuple[PyTree, PyTree], rows: jax.Array) -> tuple[tuple[PyTree, PyTree], jax.Array]:
-            params, opt_state, loss = by_hand(*carry, teacher, images, labels, rows, temperature, alpha)
+            params, opt_state, loss = on_rows(*carry, teacher, temperature, alpha, rows, images, labels)
             return (params, opt_state), loss
 
         (params, opt_state), losses = jax.lax.scan(body, (params, opt_state), order)
         return params, opt_state, losses
 
+    def batches() -> Iterator[tuple[Any, ...]]:
+        """What the calls of one training get."""
+        if way == "scan":
+            yield order, images, labels
+        elif way == "queued":
+            yield from ((of_step, images, labels) for of_step in rows)
+        else:
+            yield from ((of_numpy[0][of_step], of_numpy[1][of_step]) for of_step in of_numpy[2])
+
     temperature, alpha, params = points[0]
     opt_state = init(params)
-    function, first = (training, order) if scanned else (by_hand, rows[0])
+    function = {"loop": by_hand, "queued": on_rows, "scan": training}[way]
     jitted: Callable = jax.jit(function, donate_argnums=(0, 1))
-    arguments = (teacher_params, images, labels, first, temperature, alpha)
-    if scanned:
-        jitted = jax.jit(function, donate_argnums=(0, 1)).lower(params, opt_state, *arguments).compile()
+    arguments = (teacher_params, temperature, alpha, *next(batches()))
+    if way == "scan":
+        jitted = jitted.lower(params, opt_state, *arguments).compile()
     else:
         # The first call compiles and fills the fast path of jit; its result is thrown away.
         spare = jax.tree.map(jnp.copy, (params, opt_state))
@@ -200,8 +221,11 @@ def run_by_hand(task: Task, fresh: PyTree, which: list[int], *, scanned: bool) -
     start = time.perf_counter()
     for temperature, alpha, params in points:
         opt_state = init(params)
-        for x in [order] if scanned else rows:
-            params, opt_state, _ = jitted(params, opt_state, teacher_params, images, labels, x, temperature, alpha)
+        losses = []
+        for batch in batches():
+            params, opt_state, loss = jitted(params, opt_state, teacher_params, temperature, alpha, *batch)
+            if way == "loop":
+                losses.append(float(loss))
         students.append(jax.block_until_ready(params))
     run = time.perf_counter() - start
     return Measured(compilation, run, jax.tree.map(lambda *x: jnp.stack(x), *students))
@@ -229,7 +253,7 @@ def main() -> None:
     task = make_task(arguments.epochs)
     # Spread over the grid and over the rounds: no two rounds have the same sample as long as they need not.
     spread = np.random.default_rng(0).permutation(TRAININGS)
-    seconds: dict[str, list[tuple[float, float]]] = {"sweep": [], "loop": [], "scan": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"sweep": [], "loop": [], "queued": [], "scan": []}
     differences = []
     for i in range(rounds):
         which = [int(spread[j % TRAININGS]) for j in range(i * sample, (i + 1) * sample)]
@@ -237,9 +261,9 @@ def main() -> None:
         swept, fresh = run_sweep(task)
         seconds["sweep"].append((swept.compilation, swept.run))
         expected = accuracies(task, swept.students)[which]
-        for name, scanned in (("loop", False), ("scan", True)):
+        for name in ("loop", "queued", "scan"):
             jax.clear_caches()
-            measured = run_by_hand(task, fresh, which, scanned=scanned)
+            measured = run_by_hand(task, fresh, which, name)
             seconds[name].append((measured.compilation, measured.run * TRAININGS / sample))
             differences.append(accuracies(task, measured.students) - expected)
         print(f"round {i + 1} of {rounds} is done", flush=True)
@@ -260,7 +284,7 @@ def main() -> None:
     Console(width=120).print(table)
     difference = np.concatenate(differences)
     print(
-        f"loop and scan: {sample} of {TRAININGS} trainings were run in each round, and their time scaled by "
+        f"By hand: {sample} of {TRAININGS} trainings were run in each round, and their time scaled by "
         f"{TRAININGS / sample:g}.\nTest accuracy, by hand less sweep, over {len(difference)} trainings: mean "
         f"{difference.mean():+.5f}, largest {np.abs(difference).max():.5f} (one image is {1 / 350:.5f}).\n"
         f"jax {jax.__version__}, {jax.default_backend()}."

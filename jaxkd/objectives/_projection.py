@@ -63,5 +63,15 @@ def orthogonal_projection(student: str, teacher: str) -> Objective:
 def _orthonormal(triangle: jax.Array) -> jax.Array:
     """The first k columns of the rotation that the strict lower triangle [n, k] is the generator of."""
     n, k = triangle.shape
-    lower = jnp.pad(jnp.tril(triangle, -1), ((0, 0), (0, n - k)))
-    return jax.scipy.linalg.expm(lower - lower.T)[:, :k]
+    lower = jnp.tril(triangle, -1)
+    if n <= 4 * k:
+        generator = jnp.pad(lower, ((0, 0), (0, n - k)))
+        return jax.scipy.linalg.expm(generator - generator.T)[:, :k]
+    # The generator L E' - E L', E the first k columns of the identity, is of rank 2 k: a product U V' of [n, 2 k], of
+    # which exp(U V') = 1 + U f(V' U) V' with f(M) = (exp(M) - 1) / M, the corner of exp([[M, 1], [0, 0]]).
+    identity = jnp.eye(k, dtype=triangle.dtype)
+    first, upper = jnp.eye(n, k, dtype=triangle.dtype), lower[:k]
+    left = jnp.concatenate([lower, -first], 1)
+    product = jnp.block([[upper, -identity], [lower.T @ lower, -upper.T]])
+    corner = jnp.block([[product, jnp.eye(2 * k, dtype=triangle.dtype)], [jnp.zeros((2 * k, 4 * k), triangle.dtype)]])
+    return first + left @ jax.scipy.linalg.expm(corner)[: 2 * k, 2 * k :] @ jnp.concatenate([identity, upper.T])

@@ -5,7 +5,8 @@ from jaxkd.jobs._config import DistillConfig, RunOptions, with_recipe
 from jaxkd.jobs._distill import Outcome, Watcher, distill, evaluate
 from jaxkd.jobs._losses import describe_losses, losses_as_json
 from jaxkd.jobs._rundir import RunError
-from jaxkd.jobs._search import Found, SearchSpace, points_of, search
+from jaxkd.jobs._search import Found, search
+from jaxkd.jobs._space import SearchSpace, points_of
 
 __all__ = [
     "BenchmarkConfig",

@@ -6,12 +6,11 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from jaxkd import data, evaluation, learners, methods
 from jaxkd.evaluation import Comparison, Surface, Trial
@@ -20,15 +19,13 @@ from jaxkd.jobs._curves import curves_of
 from jaxkd.jobs._distill import SEARCH, Watcher, check, check_asked, new_run, resumed_run, train
 from jaxkd.jobs._job import DISTILLED, Job, mesh_of
 from jaxkd.jobs._rundir import RunError, open_run, read_config, read_environments, write_atomically
+from jaxkd.jobs._space import SEARCHED_OF_CONFIG, Points, SearchSpace, floats, points_of
 from jaxkd.learners import Enter, Learner, Phase
 from jaxkd.networks import Batch, Network, PyTree, Variables
 from jaxkd.training import example_batch
 from jaxkd.training.checkpoints import save_result
 from jaxkd.training.logging import read_metrics
 
-Points = Mapping[str, tuple[float, ...]]
-
-_OF_CONFIG = ("temperature", "alpha", "learning_rate")
 _EVALUATION_BATCH = 1000
 # What tracing raises where Python asks for the value of a number.
 _DECIDES = (
@@ -36,23 +33,6 @@ _DECIDES = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
-_Appended = tyro.conf.UseAppendAction[tuple[str, ...]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SearchSpace:
-    """What is searched: the learning rate, and parameters of the method that are numbers."""
-
-    grid: Annotated[_Appended, tyro.conf.arg(metavar="NAME=V,V,...")] = ()
-    """Values of a parameter; may be given several times. All combinations are tried, the last one changing fastest."""
-    random: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all combinations)")] = None
-    """Draw so many points instead: of each range a number, of each grid one of its values."""
-    range: Annotated[_Appended, tyro.conf.arg(metavar="NAME=LOW:HIGH[:log]")] = ()
-    """Range of a parameter to draw from, evenly or evenly on a logarithmic scale; may be given several times."""
-    points_at_once: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: what fits a quarter of the memory)")
-    ] = None
-    """Points that are trained by one program; the others wait for their turn."""
 
 
 class Found(NamedTuple):
@@ -188,7 +168,7 @@ class SearchJob(Job):
         trials = []
         for point, phase, row in self.places[name]:
             step = diverged[phase][row]
-            trials.append(Trial(point, _floats(measured[phase][0][row]), None if step < 0 else step))
+            trials.append(Trial(point, floats(measured[phase][0][row]), None if step < 0 else step))
         config = self.config
         title = f"{config.dataset}: {config.teacher} teaches {config.student} by {config.method}, a search"
         (examples,) = {examples for _, examples in measured.values()}
@@ -201,7 +181,7 @@ class SearchJob(Job):
         def on_test(name: str, number: int) -> Trial:
             variables = self.places[name][number].of(results)
             logits, labels = evaluation.predict_labelled(self._single[name].learner.network, variables, batches)
-            test = _floats(evaluation.accuracy(logits, labels))
+            test = floats(evaluation.accuracy(logits, labels))
             return dataclasses.replace(surfaces[name].trials[number], test=test)
 
         trials = list(surfaces[DISTILLED].trials)
@@ -239,8 +219,8 @@ class SearchJob(Job):
     def _at(self, point: Mapping[str, Any]) -> dict[str, Phase]:
         """The phases of the students at one point, whose numbers may be traced."""
         job = copy.copy(self)
-        job.config = dataclasses.replace(self.config, **{n: x for n, x in point.items() if n in _OF_CONFIG})
-        job.parameters = {name: value for name, value in point.items() if name not in _OF_CONFIG}
+        job.config = dataclasses.replace(self.config, **{n: x for n, x in point.items() if n in SEARCHED_OF_CONFIG})
+        job.parameters = {name: value for name, value in point.items() if name not in SEARCHED_OF_CONFIG}
         return {phase.name: phase for phase in Job._phases(job)}
 
     def _parts(self, number: int, phase: Phase, points: Points) -> list[Phase]:
@@ -313,49 +293,6 @@ class SearchJob(Job):
         return data.padded_batches(examples, min(_EVALUATION_BATCH, len(examples)))
 
 
-def points_of(space: SearchSpace, config: DistillConfig) -> dict[str, tuple[float, ...]]:
-    """The points that a space has, by parameter: all combinations of its grid, or as many as are to be drawn.
-
-    What is drawn depends on the config's seed only.
-
-    Raises:
-      ValueError: the space is empty, a parameter is unknown, no number, given twice or elsewhere too, a value is no
-        number, or a range has no length, or no logarithm. The message names the option.
-    """
-    grid = {name: _values(name, text) for name, text in _named("grid", space.grid).items()}
-    ranges = {name: _range(name, text) for name, text in _named("range", space.range).items()}
-    if not (grid or ranges):
-        raise ValueError(
-            "the search space is empty: give --grid temperature=1,2,4, or "
-            "--random 20 --range learning_rate=1e-4:1e-2:log"
-        )
-    if both := sorted(set(grid) & set(ranges)):
-        raise ValueError(f"{both[0]} has a --grid and a --range: give one of them")
-    for name in (*grid, *ranges):
-        _check_searchable(name, config)
-    lowest = {
-        **{name: min(values) for name, values in grid.items()},
-        **{name: ends[0] for name, ends in ranges.items()},
-    }
-    if lowest.get("learning_rate", 1.0) <= 0:
-        raise ValueError(f"learning_rate is {lowest['learning_rate']}: it has to be above 0")
-    if space.random is None:
-        if ranges:
-            raise ValueError(f"--range {next(iter(ranges))} is to draw from: say how many points with --random")
-        mesh = np.meshgrid(*(np.asarray(values, float) for values in grid.values()), indexing="ij")
-        return {name: _floats(values.ravel()) for name, values in zip(grid, mesh, strict=True)}
-    if space.random < 1:
-        raise ValueError(f"--random is {space.random}: it has to be at least 1")
-    rng = np.random.default_rng(config.seed)
-    drawn = {name: rng.choice(values, space.random) for name, values in grid.items()}
-    for name, (low, high, logarithmic) in ranges.items():
-        if logarithmic:
-            drawn[name] = np.exp(rng.uniform(math.log(low), math.log(high), space.random))
-        else:
-            drawn[name] = rng.uniform(low, high, space.random)
-    return {name: _floats(values) for name, values in drawn.items()}
-
-
 def _resolve(
     space: SearchSpace, config: DistillConfig, options: RunOptions
 ) -> tuple[Settings, dict[str, tuple[float, ...]], int | None, Path]:
@@ -380,72 +317,6 @@ def _resolve(
     return stored, points, at_once, path
 
 
-def _named(option: str, texts: tuple[str, ...]) -> dict[str, str]:
-    named: dict[str, str] = {}
-    for text in texts:
-        name, given, values = (part.strip() for part in text.partition("="))
-        if not (name and given and values):
-            example = "temperature=1,2,4" if option == "grid" else "learning_rate=1e-4:1e-2:log"
-            raise ValueError(f"--{option} is {text!r}: write it as {example}")
-        if name in named:
-            raise ValueError(f"--{option} {name} is given twice")
-        named[name] = values
-    return named
-
-
-def _values(name: str, text: str) -> tuple[float, ...]:
-    values = tuple(_number(f"--grid {name}", word) for word in text.split(","))
-    if len(set(values)) < len(values):
-        raise ValueError(f"--grid {name}={text} has a value twice")
-    return values
-
-
-def _range(name: str, text: str) -> tuple[float, float, bool]:
-    low, _, rest = text.partition(":")
-    high, logarithmic, scale = rest.partition(":")
-    if (logarithmic and scale != "log") or not rest:
-        raise ValueError(f"--range {name} is {text!r}: write it as LOW:HIGH or LOW:HIGH:log")
-    ends = _number(f"--range {name}", low), _number(f"--range {name}", high)
-    if not ends[0] < ends[1]:
-        raise ValueError(f"--range {name} is {text!r}: it has to go from a lower number to a higher one")
-    if logarithmic and ends[0] <= 0:
-        raise ValueError(f"--range {name} is {text!r}: a logarithmic range has to start above 0")
-    return *ends, bool(logarithmic)
-
-
-def _number(what: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{what} has {text.strip()!r}: it has to be a number")
-    return value
-
-
-def _check_searchable(name: str, config: DistillConfig) -> None:
-    """Raises ValueError unless the parameter is a number that is given nowhere else."""
-    parameters = methods.find(config.method).parameters
-    if name == "learning_rate":
-        given = config.learning_rate is not None
-    elif name not in parameters:
-        numbers = [known for known, default in parameters.items() if isinstance(default, float)]
-        raise ValueError(
-            f"method {config.method} has no parameter {name} to search: it has {', '.join(('learning_rate', *numbers))}"
-        )
-    elif not isinstance(parameters[name], float):
-        kind = "a whole number" if isinstance(parameters[name], int) else "no number"
-        raise ValueError(
-            f"{name} of method {config.method} is {kind}, which decides the program: it cannot be searched, give it "
-            "with --set"
-        )
-    else:
-        given = name in {text.partition("=")[0].strip() for text in config.set}
-        given |= name in _OF_CONFIG and getattr(config, name) is not None
-    if given:
-        raise ValueError(f"{name} is searched and given as one value too: leave that out")
-
-
 def _diverged(metrics: Path) -> dict[str, list[int]]:
     """By phase, the step at which each point diverged, -1 for those that did not, as of the last step."""
     return {record["phase"]: record["diverged_at"] for record in read_metrics(metrics) if "diverged_at" in record}
@@ -463,7 +334,3 @@ def _curves(metrics: Path, places: Mapping[str, Place]) -> evaluation.Curves:
 
 def _bytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _floats(values: Any) -> tuple[float, ...]:
-    return tuple(float(value) for value in np.asarray(values))

@@ -18,7 +18,8 @@ import pytest
 from jaxkd import cli, data, evaluation, jobs, learners, models, networks, objectives, training
 from jaxkd.evaluation import Surface, Trial, _heat_map, _plots
 from jaxkd.jobs._job import mesh_of
-from jaxkd.jobs._search import SearchJob
+from jaxkd.jobs._search import Plan, SearchJob
+from jaxkd.jobs._space import rungs_of
 from jaxkd.training.checkpoints import load_result, tree_hash
 
 TEMPERATURES, ALPHAS, SEEDS = (1.0, 4.0), (0.1, 0.9), 2
@@ -181,8 +182,38 @@ def test_a_diverging_point_is_told_and_not_chosen(whole, start, capsys):
     assert surface.runner_up is None
 
 
-def trial(*validation, test=None, diverged_at=None, **point):
-    return Trial(point, validation, diverged_at, test)
+@pytest.mark.usefixtures("unreported")
+def test_halving_drops_points_and_the_rest_is_as_without(whole, start, data_dir, capsys):
+    workdir = whole.parent
+    grid = ("--grid", "temperature=1,4", "--grid", "alpha=.1,.9", "--halving", "2")
+    assert start(workdir, "--name", "halved", *grid) == 0
+    assert "Dropped before the end: 2" in " ".join(capsys.readouterr().out.split())
+    run = workdir / "halved"
+    found, at_once = surface_of(run), surface_of(whole)
+    assert sorted(trial.stopped_at or 0 for trial in found.trials) == [0, 0, 20, 20]
+    stayed = [i for i, trial in enumerate(found.trials) if trial.stopped_at is None]
+    assert set(found.ranking[:2]) == set(stayed)
+    before, after = (load_result(path / "results", "distilled").variables for path in (whole, run))
+    for i in stayed:
+        assert found.trials[i].validation == pytest.approx(at_once.trials[i].validation, abs=1e-2)
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[i], y[i], rtol=0, atol=1e-5), before, after)
+    assert " at step 20, dropped |" in (run / "search.md").read_text()
+    assert resume(run, data_dir) == 0
+    assert surface_of(run) == found
+    again = ["search", "--resume", "halved", "--workdir", str(workdir), "--data-dir", data_dir, "--halving", "3"]
+    assert cli.main(again) == 1
+    assert "run halved has other points than asked for here" in one_error(capsys)
+
+
+def test_rungs():
+    assert rungs_of(25, 800, 2) == (100, 200, 400)
+    assert rungs_of(27, 900, 3) == (100, 300)
+    with pytest.raises(ValueError, match="--halving is 1: it has to be above 1"):
+        rungs_of(8, 100, 1.0)
+
+
+def trial(*validation, test=None, diverged_at=None, stopped_at=None, **point):
+    return Trial(point, validation, diverged_at, test, stopped_at)
 
 
 def test_ties_keep_the_first():
@@ -204,6 +235,9 @@ def test_ranking_leaves_out_what_has_diverged_and_never_looks_at_test():
     )
     surface = Surface("x", 10, trials, {"alone": trial(0.4, 0.4, learning_rate=0.01)})
     assert surface.ranking == (2, 3, 0)
+    dropped = (trial(0.9, 0.9, alpha=0.5, stopped_at=10), trial(0.8, 0.8, alpha=0.6, stopped_at=20))
+    assert Surface("x", 10, (*trials, *dropped)).ranking == (2, 3, 0, 5, 4)
+    assert Surface.from_json(Surface("x", 10, dropped).to_json()).trials == dropped
     assert surface.chosen is trials[2]
     assert surface.runner_up is trials[3]
     assert Surface.from_json(surface.to_json()) == surface
@@ -232,6 +266,7 @@ def test_every_space_has_a_plot(axes, drawn, panels):
     trials = [Trial(point, tuple(rng.uniform(0.8, 0.9, 3))) for point in points]
     if drawn is not None:
         trials[0] = dataclasses.replace(trials[0], diverged_at=2)
+        trials[1] = dataclasses.replace(trials[1], stopped_at=2)
     with matplotlib.rc_context(_plots.STYLE):
         figure = _heat_map.draw(Surface("", 100, tuple(trials)))
         figure.draw_without_rendering()
@@ -251,7 +286,7 @@ def test_a_program_trains_as_many_points_as_fit_the_memory(data_dir, monkeypatch
     one = 4 * 3.1 * weights + 64 * weights
     for points_that_fit, parts in ((100, 1), (3.9, 4), (0.5, 10)):
         monkeypatch.setattr(os, "sysconf", lambda name, fit=points_that_fit: 4 * fit * one if "PHYS" in name else 1)
-        job = SearchJob(config, points, None, mesh_of(None), data_dir)
+        job = SearchJob(config, Plan(points), mesh_of(None), data_dir)
         there = [phase.name for phase in job.phases if phase.name.startswith("distilled")]
         assert len(there) == parts
         assert len(job.places["distilled"]) == 10
@@ -313,6 +348,15 @@ BAD = {
     "fixed too": (("--grid", "alpha=.1", "--alpha", ".5"), "alpha is searched and given as one value too"),
     "set too": (("--grid", "alpha=.1", "--set", "alpha=.5"), "alpha is searched and given as one value too"),
     "at once": (("--grid", "alpha=.1", "--points-at-once", "0"), "--points-at-once is 0: it has to be at least 1"),
+    "halving of two": (
+        ("--grid", "alpha=.1,.5", "--halving", "2"),
+        "--halving 2 of 2 points in 40 steps: that leaves nothing to drop",
+    ),
+    "halving by 1": (("--grid", "alpha=.1,.5,.9", "--halving", "1"), "--halving is 1: it has to be above 1"),
+    "halving in parts": (
+        ("--grid", "alpha=.1,.3,.5,.9", "--halving", "2", "--points-at-once", "2"),
+        "--halving holds all 4 points at a time, and --points-at-once says how many: leave one out",
+    ),
     "phases": (("--method", "ban", "--grid", "alpha=.1"), "method ban has phases or networks of its own"),
     "method": (("--method", "kdd", "--grid", "alpha=.1"), "no method is called 'kdd'; nearest: kd"),
     "resume": (("--resume", "nothing"), "is no run"),

@@ -23,7 +23,7 @@ def draw(surface: Surface) -> "Figure":
 
     A grid is a heat map of its two longest axes, one panel for each combination of the others; what is no grid, or too
     large, is a scatter plot of each two neighbouring axes. The chosen point has a frame, the runner-up a
-    dashed one.
+    dashed one; what was dropped before the end is in brackets, or pale.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -88,7 +88,7 @@ def _heat_map(panel: Any, surface: Surface, x: str, y: str | None, fixed: dict[s
         color = shades.to_rgba(mean)
         panel.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="none"))
         if len(surface.trials) <= _MOST_NUMBERS:
-            text = f"{100 * mean:.1f}"
+            text = f"{100 * mean:.1f}" if trial.stopped_at is None else f"({100 * mean:.1f})"
             if spread is not None and not small:
                 text += f"\n± {100 * spread:.1f}"
             bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 0.5
@@ -132,7 +132,9 @@ def _scatter(panel: Any, surface: Surface, x: str, y: str | None, shades: Any) -
     if y is None:
         spreads = [statistic(trial.validation).spread or 0.0 for trial in going]
         panel.errorbar(across, up, yerr=spreads, fmt="none", ecolor=GRID, capsize=3)
-    panel.scatter(across, up, c=[_mean(trial) for trial in going], cmap=shades.cmap, norm=shades.norm, s=60, zorder=2)
+    opaque = [1.0 if trial.stopped_at is None else 0.35 for trial in going]
+    colors = [_mean(trial) for trial in going]
+    panel.scatter(across, up, c=colors, cmap=shades.cmap, norm=shades.norm, alpha=opaque, s=60, zorder=2)
     if y is not None and (diverged := [at(trial) for trial in surface.trials if trial.diverged_at is not None]):
         panel.scatter(*zip(*diverged, strict=True), marker="x", color=INK, s=40)
     for trial, dashes in _marked(surface):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -16,15 +17,17 @@ class Trial:
 
     Attributes:
       point: the hyperparameters by name.
-      validation: accuracy on the validation split after the last step, in [0, 1], one number a seed.
+      validation: accuracy on the validation split after its last step, in [0, 1], one number a seed.
       diverged_at: the step at which the training stopped being finite, which leaves its accuracy meaningless; or None.
       test: accuracy on the test split, one number a seed; None for all that nobody looked at.
+      stopped_at: the step at which a halving dropped it, as it was then; None if it was trained to the end.
     """
 
     point: Mapping[str, float]
     validation: tuple[float, ...]
     diverged_at: int | None = None
     test: tuple[float, ...] | None = None
+    stopped_at: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +61,15 @@ class Surface:
         """Positions of the trials, the best on the validation split first; those that diverged are left out.
 
         What counts is how many examples all seeds together have right: of equals, the first asked for comes first.
+        Behind those that were trained to the end are those that were dropped, the last of them first.
         """
         going = [i for i, trial in enumerate(self.trials) if trial.diverged_at is None]
-        return tuple(sorted(going, key=lambda i: -self._right(self.trials[i])))
+
+        def place(i: int) -> tuple[float, int]:
+            stopped_at = self.trials[i].stopped_at
+            return (-math.inf if stopped_at is None else -stopped_at), -self._right(self.trials[i])
+
+        return tuple(sorted(going, key=place))
 
     @property
     def chosen(self) -> Trial:
@@ -109,6 +118,8 @@ class Surface:
             text += "" if trial.test is None else f", test {_of(trial.test)}"
         if diverged := len(self.trials) - len(self.ranking):
             text += f". Diverged: {diverged}"
+        if dropped := sum(trial.stopped_at is not None for trial in self.trials):
+            text += f". Dropped before the end: {dropped}"
         return text + "."
 
     def rows(self) -> list[list[str]]:
@@ -122,7 +133,7 @@ class Surface:
                 [
                     "" if failed else str(rank),
                     *(f"{value:.4g}" for value in trial.point.values()),
-                    f"diverged at step {trial.diverged_at}" if failed else _of(trial.validation),
+                    f"diverged at step {trial.diverged_at}" if failed else _validation(trial),
                     _of(trial.test),
                 ]
             )
@@ -189,12 +200,21 @@ def described(point: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in point.items())
 
 
+def _validation(trial: Trial) -> str:
+    text = _of(trial.validation)
+    return text if trial.stopped_at is None else f"{text} at step {trial.stopped_at}, dropped"
+
+
 def _of(accuracies: Sequence[float] | None) -> str:
     return "" if accuracies is None else percents(statistic(accuracies))
 
 
 def _as_json(trial: Trial) -> dict[str, Any]:
-    fields: dict[str, Any] = {"point": dict(trial.point), "diverged_at": trial.diverged_at}
+    fields: dict[str, Any] = {
+        "point": dict(trial.point),
+        "diverged_at": trial.diverged_at,
+        "stopped_at": trial.stopped_at,
+    }
     for split, accuracies in (("validation", trial.validation), ("test", trial.test)):
         if accuracies is not None:
             mean, spread, _ = statistic(accuracies)
@@ -209,4 +229,5 @@ def _from_json(fields: Mapping[str, Any]) -> Trial:
         tuple(fields["validation"]["seeds"]),
         fields["diverged_at"],
         None if test is None else tuple(test["seeds"]),
+        fields.get("stopped_at"),
     )

@@ -19,7 +19,7 @@ from jaxkd.jobs._curves import curves_of
 from jaxkd.jobs._distill import SEARCH, Watcher, check, check_asked, new_run, resumed_run, train
 from jaxkd.jobs._job import DISTILLED, Job, mesh_of
 from jaxkd.jobs._rundir import RunError, open_run, read_config, read_environments, write_atomically
-from jaxkd.jobs._space import SEARCHED_OF_CONFIG, Points, SearchSpace, floats, points_of
+from jaxkd.jobs._space import SEARCHED_OF_CONFIG, Points, SearchSpace, floats, points_of, rungs_of
 from jaxkd.learners import Enter, Learner, Phase
 from jaxkd.networks import Batch, Network, PyTree, Variables
 from jaxkd.training import example_batch
@@ -33,6 +33,9 @@ _DECIDES = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
+
+
+_Ended = tuple[list[int], list[int]]
 
 
 class Found(NamedTuple):
@@ -49,7 +52,8 @@ def search(space: SearchSpace, config: DistillConfig, options: RunOptions, watch
     Trains what ``distill`` trains, the distilled student at every point and the student alone at every learning rate
     searched, all from the same fresh students, on the same batches. A point is chosen by its accuracy on the validation
     split after the last step, over all seeds; of equals, the first. The test split is looked at after that, for the
-    chosen point, the runner-up and the student alone.
+    chosen point, the runner-up and the student alone. With ``halving``, points are dropped on the way, see
+    ``learners.successive_halving``.
 
     Below the run's directory, beside what ``distill`` leaves: ``search.json`` and ``search.md``, every point with mean
     and spread over seeds; the heat map in ``report.html`` and as ``plots/search.png``. ``results/student`` is the
@@ -60,16 +64,21 @@ def search(space: SearchSpace, config: DistillConfig, options: RunOptions, watch
       ValueError: the space is empty, or names what is no parameter, no number, out of range, or decides the program.
       CheckpointError, InterruptedTraining: see ``training.run``.
     """
-    settings, points, at_once, path = _resolve(space, config, options)
+    settings, plan, path = _resolve(space, config, options)
     check(options)
-    job = SearchJob(settings, points, at_once, mesh_of(options.mesh), options.data_dir, options.seeds_at_once)
+    points = plan.points
+    job = SearchJob(settings, plan, mesh_of(options.mesh), options.data_dir, options.seeds_at_once)
     job.check()
-    of_search = {"points": {name: list(values) for name, values in points.items()}, "points_at_once": job.at_once}
+    of_search = {
+        "points": {name: list(values) for name, values in points.items()},
+        "points_at_once": None if plan.halving else job.at_once,
+        "halving": plan.halving,
+    }
     with open_run(path, as_json(settings) | {SEARCH: of_search}, resume=options.resume is not None) as config_hash:
         watcher.started(path)
         results = train(job, path, config_hash, options, watcher)
-        diverged = _diverged(path / "metrics.jsonl")
-        surfaces = {name: job.surface(name, results, diverged) for name in job.places}
+        ended = _ended(path / "metrics.jsonl")
+        surfaces = {name: job.surface(name, results, ended) for name in job.places}
         for name, found in surfaces.items():
             if not found.ranking:
                 raise RunError(f"{name}: all points diverged, and nothing is to be chosen: search lower learning rates")
@@ -92,6 +101,20 @@ def search(space: SearchSpace, config: DistillConfig, options: RunOptions, watch
             surface=surface,
         )
     return Found(path, surface, comparison)
+
+
+class Plan(NamedTuple):
+    """What is trained at which points.
+
+    Attributes:
+      points: the values of each hyperparameter, one of each a point.
+      at_once: how many points one program trains; None: what fits the memory.
+      halving: the factor of a successive halving; None: every point is trained to the end.
+    """
+
+    points: Points
+    at_once: int | None = None
+    halving: float | None = None
 
 
 class Place(NamedTuple):
@@ -117,14 +140,14 @@ class SearchJob(Job):
     def __init__(
         self,
         config: Settings,
-        points: Points,
-        at_once: int | None,
+        plan: Plan,
         mesh: jax.sharding.Mesh,
         data_dir: str | None = None,
         seeds_at_once: int | None = None,
     ):
-        self._points = points
-        self.at_once = at_once or 0
+        self._points = plan.points
+        self._halving = plan.halving
+        self.at_once = plan.at_once or 0
         self.places: dict[str, list[Place]] = {}
         self._stacked: dict[str, Network] = {}
         super().__init__(config, mesh, data_dir, seeds_at_once)
@@ -156,19 +179,19 @@ class SearchJob(Job):
 
         return evaluate
 
-    def surface(self, name: str, results: Mapping[str, Variables], diverged: Mapping[str, list[int]]) -> Surface:
+    def surface(self, name: str, results: Mapping[str, Variables], ended: Mapping[str, _Ended]) -> Surface:
         """All points of a student on the validation split; nobody has looked at the test split for it.
 
         Args:
           name: of the student.
           results: what each phase has deployed.
-          diverged: by phase, the step at which each of its points diverged; -1 for those that did not.
+          ended: by phase, when its points ended.
         """
         measured = {phase: self._accuracy(phase, results[phase]) for _, phase, _ in self.places[name]}
         trials = []
         for point, phase, row in self.places[name]:
-            step = diverged[phase][row]
-            trials.append(Trial(point, floats(measured[phase][0][row]), None if step < 0 else step))
+            diverged, stopped = (None if steps[row] < 0 else steps[row] for steps in ended[phase])
+            trials.append(Trial(point, floats(measured[phase][0][row]), diverged, stopped_at=stopped))
         config = self.config
         title = f"{config.dataset}: {config.teacher} teaches {config.student} by {config.method}, a search"
         (examples,) = {examples for _, examples in measured.values()}
@@ -208,7 +231,15 @@ class SearchJob(Job):
             for value in values:
                 # As a number, which is looked at: it may be out of its range, and a traced one cannot be.
                 self._at({**{other: of[0] for other, of in self._points.items()}, name: value})
-        self.at_once = self.at_once or self._fitting(teacher)
+        fitting = self._fitting(teacher)
+        if self._halving:
+            count = len(next(iter(self._points.values())))
+            if self.at_once or fitting < count:
+                raise ValueError(
+                    f"--halving holds all {count} points at a time, and "
+                    + ("--points-at-once says how many: leave one out" if self.at_once else f"{fitting} fit the memory")
+                )
+        self.at_once = self.at_once or fitting
         rates = tuple(dict.fromkeys(self._points.get("learning_rate", (self.config.learning_rate,))))
         phases = [teacher]
         for number, phase in enumerate(single, 1):
@@ -230,7 +261,9 @@ class SearchJob(Job):
             return self._at(point)[phase.name].learner
 
         count = len(next(iter(points.values())))
-        parts = math.ceil(count / self.at_once)
+        halving = self._halving if phase.name == DISTILLED else None
+        # Dropped are the worst of all: with halving there are no parts.
+        parts = 1 if halving else math.ceil(count / self.at_once)
         size = math.ceil(count / parts)
         side_by_side = None if self._seeds_at_once is None else max(1, self._seeds_at_once // self.config.seeds)
         self.places[phase.name] = []
@@ -241,10 +274,20 @@ class SearchJob(Job):
             # The last part is filled up with its last point, for one size is one program.
             rows = [*there, *[there[-1]] * (size - len(there))]
             grid = {key: jnp.asarray([values[i] for i in rows], jnp.float32) for key, values in points.items()}
-            swept = learners.sweep(learner_at, grid, chunk=side_by_side)
+            if halving:
+                swept = learners.successive_halving(
+                    learner_at,
+                    grid,
+                    self._right(phase.learner.network),
+                    rungs=rungs_of(count, phase.steps, halving),
+                    factor=halving,
+                    chunk=side_by_side,
+                )
+            else:
+                swept = learners.sweep(learner_at, grid, chunk=side_by_side)
             # Of all parts it is the first one's step that trains: a state brings its points with it.
             learner = phases[0].learner if phases else swept
-            enter = self._enter(swept, number, taught=phase.name == DISTILLED)
+            enter = self._enter(swept, number, taught=phase.name == DISTILLED, held_out=halving is not None)
             phases.append(Phase(name, learner, phase.steps, enter, phase.data))
             self.places[phase.name] += [
                 Place({key: values[i] for key, values in points.items()}, name, row) for row, i in enumerate(there)
@@ -252,12 +295,30 @@ class SearchJob(Job):
             self._stacked[name] = learners.stacked(phase.learner.network, size, chunk=side_by_side)
         return phases
 
-    def _enter(self, learner: Learner, number: int, *, taught: bool) -> Enter:
+    def _right(self, network: Network) -> learners.Score:
+        """``(variables, the validation split) -> how many of its examples each seed has right``."""
+
+        def score(variables: Variables, held_out: PyTree) -> jax.Array:
+            source, xs = held_out
+
+            def right(x: PyTree) -> jax.Array:
+                batch = self._validation.fetch(source, x)
+                logits = network.apply(variables, batch)[0].logits
+                return jnp.sum((jnp.argmax(logits, -1) == batch["label"]) & batch["where"], -1)
+
+            return jnp.sum(jax.lax.map(right, xs), 0)
+
+        return score
+
+    def _enter(self, learner: Learner, number: int, *, taught: bool, held_out: bool) -> Enter:
         """The start of a part, with the key that ``training.run`` gives to phase ``number`` of a single run."""
 
         def enter(key: jax.Array, results: Mapping[str, Variables], batch: Batch) -> tuple[PyTree, PyTree]:
             del key  # every part would get another
-            frozen = results["teacher"] if taught else {}
+            frozen: PyTree = results["teacher"] if taught else {}
+            if held_out:
+                validation = self._validation
+                frozen = frozen, (validation.source, validation.chunk(0, validation.steps))
             of_phase = jax.random.fold_in(jax.random.key(self.config.seed), number)
             return learner.init(of_phase, frozen, batch), frozen
 
@@ -293,15 +354,14 @@ class SearchJob(Job):
         return data.padded_batches(examples, min(_EVALUATION_BATCH, len(examples)))
 
 
-def _resolve(
-    space: SearchSpace, config: DistillConfig, options: RunOptions
-) -> tuple[Settings, dict[str, tuple[float, ...]], int | None, Path]:
-    """The whole settings, the points, how many at once, and the directory of the run."""
+def _resolve(space: SearchSpace, config: DistillConfig, options: RunOptions) -> tuple[Settings, Plan, Path]:
+    """The whole settings, what is trained at which points, and the directory of the run."""
     if space.points_at_once is not None and space.points_at_once < 1:
         raise ValueError(f"--points-at-once is {space.points_at_once}: it has to be at least 1")
     if options.resume is None:
         settings = with_recipe(config)
-        return settings, points_of(space, config), space.points_at_once, new_run(settings, options)
+        plan = Plan(points_of(space, config), space.points_at_once, space.halving)
+        return settings, plan, new_run(settings, options)
     path = resumed_run(options)
     fields = read_config(path)
     if SEARCH not in fields:
@@ -310,16 +370,24 @@ def _resolve(
     stored = from_json(fields)
     check_asked(config, stored, path)
     points = {name: tuple(values) for name, values in of_search["points"].items()}
+    plan = Plan(points, of_search["points_at_once"], of_search["halving"])
     asked = space.grid or space.range or space.random
-    at_once = of_search["points_at_once"]
-    if (asked and points_of(space, config) != points) or space.points_at_once not in (None, at_once):
+    if (
+        (asked and points_of(space, config) != points)
+        or space.points_at_once not in (None, plan.at_once)
+        or space.halving not in (None, plan.halving)
+    ):
         raise RunError(f"run {path.name} has other points than asked for here: resume it without naming any")
-    return stored, points, at_once, path
+    return stored, plan, path
 
 
-def _diverged(metrics: Path) -> dict[str, list[int]]:
-    """By phase, the step at which each point diverged, -1 for those that did not, as of the last step."""
-    return {record["phase"]: record["diverged_at"] for record in read_metrics(metrics) if "diverged_at" in record}
+def _ended(metrics: Path) -> dict[str, _Ended]:
+    """By phase, as of the last step, when each point diverged and when it was dropped; -1 for those that were not."""
+    last = {record["phase"]: record for record in read_metrics(metrics) if "diverged_at" in record}
+    return {
+        phase: (record["diverged_at"], record.get("stopped_at", [-1] * len(record["diverged_at"])))
+        for phase, record in last.items()
+    }
 
 
 def _curves(metrics: Path, places: Mapping[str, Place]) -> evaluation.Curves:

@@ -33,6 +33,11 @@ class SearchSpace:
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: what fits a quarter of the memory)")
     ] = None
     """Points that are trained by one program; the others wait for their turn."""
+    halving: Annotated[
+        float | None, tyro.conf.arg(metavar="FACTOR", help_behavior_hint="(default: every point to the end)")
+    ] = None
+    """Successive halving: train all points for a while, the best 1 / FACTOR of them for FACTOR times as long, and so
+    on. Best is meant on the validation split."""
 
 
 def points_of(space: SearchSpace, config: DistillConfig) -> dict[str, tuple[float, ...]]:
@@ -142,6 +147,24 @@ def _check_searchable(name: str, config: DistillConfig) -> None:
         given |= name in SEARCHED_OF_CONFIG and getattr(config, name) is not None
     if given:
         raise ValueError(f"{name} is searched and given as one value too: leave that out")
+
+
+def rungs_of(points: int, steps: int, factor: float) -> tuple[int, ...]:
+    """The steps after which a halving drops points: the last of them leaves at least two, and a FACTOR-th of the steps.
+
+    Raises:
+      ValueError: there are too few points or steps for it, or the factor is not above 1.
+    """
+    if not factor > 1:
+        raise ValueError(f"--halving is {factor:g}: it has to be above 1, for 1 / FACTOR of the points go on")
+    count = math.floor(math.log(points / 2, factor) + 1e-9) if points > 2 else 0
+    rungs = tuple(round(steps / factor**k) for k in range(count, 0, -1))
+    if not rungs or rungs[0] < 1 or len(set(rungs)) < len(rungs):
+        raise ValueError(
+            f"--halving {factor:g} of {points} points in {steps} steps: that leaves nothing to drop, or no step "
+            "between two times; give more points or steps, or another factor"
+        )
+    return rungs
 
 
 def floats(values: Any) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from jaxkd.learners._distill import DistillState, Prepare, distill
 from jaxkd.learners._ema import EmaState, ema
+from jaxkd.learners._halving import HalvingState, Places, Score, successive_halving
 from jaxkd.learners._learner import Learner
 from jaxkd.learners._mean_teacher import MeanTeacherState, mean_teacher
 from jaxkd.learners._mutual import mutual
@@ -13,12 +14,15 @@ __all__ = [
     "DistillState",
     "EmaState",
     "Enter",
+    "HalvingState",
     "Learner",
     "MeanTeacherState",
     "Phase",
+    "Places",
     "Points",
     "Prepare",
     "Results",
+    "Score",
     "SweepState",
     "distill",
     "ema",
@@ -29,6 +33,7 @@ __all__ = [
     "product",
     "seeds",
     "stacked",
+    "successive_halving",
     "sweep",
     "warm",
 ]

@@ -225,9 +225,12 @@ def list_losses(
 
 
 def list_models() -> None:
-    """List the models, with their parameters at 10 classes."""
-    rows = [(m.name, m.family, f"{m.parameters:,}", "x".join(map(str, m.image_shape)), m.paper) for m in models.names()]
-    _print_table(("name", "family", "parameters", "of images", "paper"), rows)
+    """List the models, with their parameters at as many classes as the literature has them for."""
+    rows = [
+        (m.name, m.family, f"{m.parameters:,}", str(m.classes), "x".join(map(str, m.image_shape)), m.paper)
+        for m in models.names()
+    ]
+    _print_table(("name", "family", "parameters", "at classes", "of images", "paper"), rows)
 
 
 def list_datasets() -> None:

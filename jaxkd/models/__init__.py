@@ -1,8 +1,27 @@
 """Linen models by name. They know nothing of distillation, but name their inner features (``module.roles``)."""
 
+from jaxkd.models._cifar_mobilenet import CifarMobileNetV2
 from jaxkd.models._cifar_resnet import CifarResNet
+from jaxkd.models._cifar_resnet50 import CifarBottleneckResNet
 from jaxkd.models._mlp import MLP
 from jaxkd.models._registry import ModelInfo, create, names
+from jaxkd.models._shufflenet_v1 import ShuffleNetV1
+from jaxkd.models._shufflenet_v2 import ShuffleNetV2
 from jaxkd.models._strided_cnn import StridedCNN
+from jaxkd.models._vgg import VGG
+from jaxkd.models._wide_resnet import WideResNet
 
-__all__ = ["MLP", "CifarResNet", "ModelInfo", "StridedCNN", "create", "names"]
+__all__ = [
+    "MLP",
+    "VGG",
+    "CifarBottleneckResNet",
+    "CifarMobileNetV2",
+    "CifarResNet",
+    "ModelInfo",
+    "ShuffleNetV1",
+    "ShuffleNetV2",
+    "StridedCNN",
+    "WideResNet",
+    "create",
+    "names",
+]

@@ -1,51 +1,15 @@
 """The small residual networks for 32x32 images, as the distillation literature uses them."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-# He et al. 2015b, as the literature's code has it: normal (not truncated), by fan-out.
-_KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-class ConvNorm(nn.Module):
-    """A convolution without bias, then BatchNorm. No ReLU."""
-
-    features: int
-    kernel: int
-    strides: int = 1
-    axis_name: str | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Gives [batch, height / strides, width / strides, features]."""
-        x = nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            self.strides,
-            # Symmetric, as weights trained elsewhere expect: "SAME" would pad only one side of a strided convolution.
-            padding=self.kernel // 2,
-            use_bias=False,
-            kernel_init=_KERNEL_INIT,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="conv",
-        )(x)
-        return nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="norm",
-        )(x)
+from jaxkd.models._family import Family
+from jaxkd.models._layers import ConvNorm
 
 
 class Block(nn.Module):
@@ -76,6 +40,7 @@ class Stage(nn.Module):
     features: int
     blocks: int
     strides: int = 1
+    block: Callable[..., nn.Module] = Block
     axis_name: str | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -84,7 +49,7 @@ class Stage(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Gives [batch, height / strides, width / strides, features]."""
         for i in range(self.blocks):
-            block = Block(
+            block = self.block(
                 self.features,
                 self.strides if i == 0 else 1,
                 axis_name=self.axis_name,
@@ -173,3 +138,25 @@ class CifarResNet(nn.Module):
     def head(self, features: jax.Array) -> jax.Array:
         """Gives logits [batch, classes] of pooled features [batch, channels]: the classifier alone."""
         return self.classifier(features)
+
+
+FAMILY = Family(
+    "cifar_resnet",
+    CifarResNet,
+    # resnet50 is of the form 6n + 2 too, and means another network.
+    {f"resnet{depth}": {"depth": depth} for depth in (8, 14, 20, 32, 44, 56, 110)}
+    | {f"resnet{depth}x4": {"depth": depth, "widen": 4} for depth in (8, 32)},
+    image_shape=(32, 32, 3),
+    paper="arXiv:1512.03385, section 4.2",
+    published={
+        "resnet8": 83_892,
+        "resnet14": 181_108,
+        "resnet20": 278_324,
+        "resnet32": 472_756,
+        "resnet44": 667_188,
+        "resnet56": 861_620,
+        "resnet110": 1_736_564,
+        "resnet8x4": 1_233_540,
+        "resnet32x4": 7_433_860,
+    },
+)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxkd.models._family import Family
+
 
 class MLP(nn.Module):
     """Dense layers with ReLU on flattened images, as Hinton et al. distil them on MNIST.
@@ -55,3 +57,14 @@ class MLP(nn.Module):
     def head(self, features: jax.Array) -> jax.Array:
         """Gives logits [batch, classes] of penultimate features [batch, width]: the classifier alone."""
         return self.classifier(features)
+
+
+FAMILY = Family(
+    "mlp",
+    MLP,
+    {"mlp_8": {"features": (8,)}, "mlp_32": {"features": (32,)}, "mlp_512_512": {"features": (512, 512)}},
+    image_shape=(8, 8, 1),
+    paper="arXiv:1503.02531",
+    classes=10,
+    widths="mlp",
+)

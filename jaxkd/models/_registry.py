@@ -2,32 +2,36 @@
 
 import difflib
 import math
-import re
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxkd.models._cifar_resnet import CifarResNet
-from jaxkd.models._mlp import MLP
-from jaxkd.models._strided_cnn import StridedCNN
+from jaxkd.models import (
+    _cifar_mobilenet,
+    _cifar_resnet,
+    _cifar_resnet50,
+    _mlp,
+    _shufflenet_v1,
+    _shufflenet_v2,
+    _strided_cnn,
+    _vgg,
+    _wide_resnet,
+)
+from jaxkd.models._family import Family
 
-# (depth, widen). A table, not a pattern: resnet50 is of the form 6n + 2 too, and means another network.
-_CIFAR_RESNETS = {
-    "resnet8": (8, 1),
-    "resnet14": (14, 1),
-    "resnet20": (20, 1),
-    "resnet32": (32, 1),
-    "resnet44": (44, 1),
-    "resnet56": (56, 1),
-    "resnet110": (110, 1),
-    "resnet8x4": (8, 4),
-    "resnet32x4": (32, 4),
-}
-_MLP_EXAMPLES = ("mlp_8", "mlp_32", "mlp_512_512")
-_CNN_EXAMPLES = ("cnn_4_8_16", "cnn_16_32_64")
-_BY_WIDTHS = re.compile(r"(mlp|cnn)(_[1-9][0-9]*)+")
+_FAMILIES: tuple[Family, ...] = (
+    _mlp.FAMILY,
+    _strided_cnn.FAMILY,
+    _cifar_resnet.FAMILY,
+    _wide_resnet.FAMILY,
+    _vgg.FAMILY,
+    _cifar_resnet50.FAMILY,
+    _cifar_mobilenet.FAMILY,
+    _shufflenet_v1.FAMILY,
+    _shufflenet_v2.FAMILY,
+)
 
 
 class ModelInfo(NamedTuple):
@@ -36,7 +40,8 @@ class ModelInfo(NamedTuple):
     Attributes:
       name: what `create` takes.
       family: which models it belongs to.
-      parameters: their number at 10 classes on images of ``image_shape``.
+      parameters: their number at ``classes`` classes on images of ``image_shape``.
+      classes: of the data set that the literature has the model for.
       image_shape: (height, width, channels).
       paper: where the model comes from.
     """
@@ -44,6 +49,7 @@ class ModelInfo(NamedTuple):
     name: str
     family: str
     parameters: int
+    classes: int
     image_shape: tuple[int, int, int]
     paper: str
 
@@ -53,8 +59,8 @@ def create(name: str, classes: int) -> nn.Module:
 
     Args:
       name: ``"mlp_W"``, ``"mlp_W_W"`` ... for an MLP with hidden layers of those widths, ``"cnn_W_W"`` ... for strided
-        convolutions of those channels, or one of ``"resnet8"``, ``"resnet14"``, ``"resnet20"``, ``"resnet32"``,
-        ``"resnet44"``, ``"resnet56"``, ``"resnet110"``, ``"resnet8x4"``, ``"resnet32x4"``, which are the CIFAR ones.
+        convolutions of those channels, or a name that `names` lists: the literature's. Where it has one name for two
+        networks, the name alone is ImageNet's.
       classes: number of classes.
 
     Returns:
@@ -65,13 +71,11 @@ def create(name: str, classes: int) -> nn.Module:
     """
     if classes < 1:
         raise ValueError(f"classes is {classes}, but a classifier needs at least 1")
-    if name in _CIFAR_RESNETS:
-        depth, widen = _CIFAR_RESNETS[name]
-        return CifarResNet(depth, classes, widen)
-    if _BY_WIDTHS.fullmatch(name):
-        family, *widths = name.split("_")
-        return (MLP if family == "mlp" else StridedCNN)(tuple(map(int, widths)), classes)
-    known = [*_MLP_EXAMPLES, *_CNN_EXAMPLES, *_CIFAR_RESNETS]
+    for family in _FAMILIES:
+        arguments = family.arguments(name)
+        if arguments is not None:
+            return family.module(**arguments, classes=classes)
+    known = [variant for family in _FAMILIES for variant in family.variants]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
     raise ValueError(
         f"no model is called {name!r}; nearest: {', '.join(near)} (mlp_W, mlp_W_W..., cnn_W, cnn_W_W..., W a width)"
@@ -80,12 +84,17 @@ def create(name: str, classes: int) -> nn.Module:
 
 def names() -> tuple[ModelInfo, ...]:
     """Lists the models there are; MLPs and strided CNNs, of which any widths can be had, by a few examples."""
-    mlps = [(name, "mlp", (8, 8, 1), "arXiv:1503.02531") for name in _MLP_EXAMPLES]
-    cnns = [(name, "strided_cnn", (8, 8, 1), "none: a small one, to try methods on maps") for name in _CNN_EXAMPLES]
-    resnets = [(name, "cifar_resnet", (32, 32, 3), "arXiv:1512.03385, section 4.2") for name in _CIFAR_RESNETS]
     return tuple(
-        ModelInfo(name, family, _parameters(create(name, 10), shape), shape, paper)
-        for name, family, shape, paper in [*mlps, *cnns, *resnets]
+        ModelInfo(
+            name,
+            family.name,
+            family.published.get(name) or _parameters(create(name, family.classes), family.image_shape),
+            family.classes,
+            family.image_shape,
+            family.paper,
+        )
+        for family in _FAMILIES
+        for name in family.variants
     )
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxkd.models._cifar_resnet import ConvNorm
+from jaxkd.models._family import Family
+from jaxkd.models._layers import ConvNorm
 
 
 class ConvStage(nn.Module):
@@ -99,3 +100,14 @@ class StridedCNN(nn.Module):
     def head(self, features: jax.Array) -> jax.Array:
         """Gives logits [batch, classes] of pooled features [batch, channels]: the classifier alone."""
         return self.classifier(features)
+
+
+FAMILY = Family(
+    "strided_cnn",
+    StridedCNN,
+    {"cnn_4_8_16": {"features": (4, 8, 16)}, "cnn_16_32_64": {"features": (16, 32, 64)}},
+    image_shape=(8, 8, 1),
+    paper="none: a small one, to try methods on maps",
+    classes=10,
+    widths="cnn",
+)

@@ -90,7 +90,7 @@ class RunOptions:
     """Directory of the data sets."""
     mesh: Annotated[str | None, _option("data=N,fsdp=M", "all devices, over which the batch is split")] = None
     """Devices: batches are split over both axes, parameters over the second."""
-    seeds_at_once: Annotated[int | None, _option("INT", "all for MLPs, 1 for convolutions")] = None
+    seeds_at_once: Annotated[int | None, _option("INT", "all of MLPs and cnn_..., 1 of other networks")] = None
     """Students that are trained side by side; convolutions of several become grouped ones, which are slow."""
     every: Annotated[int | None, _option("INT", "5 times a training")] = None
     """Evaluate on the validation split and save every so many steps."""

@@ -41,7 +41,7 @@ class Job:
             raise ValueError(
                 f"{config.dataset} has no recipe of its own: give --teacher and --student, see jaxkd models"
             )
-        self._seeds_at_once = seeds_at_once or (None if config.student.startswith("mlp") else 1)
+        self._seeds_at_once = seeds_at_once or (None if config.student.startswith(("mlp", "cnn")) else 1)
         self.transfer = self.train
         if config.labels != "all" and config.labels != len(self.train):
             self.transfer = data.keep_labels(self.train, config.labels, seed=config.seed)

@@ -50,6 +50,8 @@ def draw(comparison: Comparison, curves: Curves) -> dict[str, "Figure"]:
     figures = {}
     if any(metrics for _, metrics in curves.values()):
         figures["learning_curves"] = _learning_curves(comparison, curves)
+    if len(comparison.students) > 2:
+        figures["students"] = _students(comparison)
     figures["accuracy_against_size"] = _accuracy_against_size(comparison)
     figures["reliability"] = _reliability(comparison)
     figures["per_class_agreement"] = _per_class_agreement(comparison)
@@ -96,6 +98,24 @@ def _learning_curves(comparison: Comparison, curves: Curves) -> "Figure":
     for axis in axes[len(metrics) :]:
         axis.set_axis_off()
     _legend(figure, lines.values(), lines.keys())
+    return figure
+
+
+def _students(comparison: Comparison) -> "Figure":
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _figure(9, 3.4)
+    axis = figure.subplots()
+    (teacher, teachers), *students = _colored(comparison)
+    axis.axhline(teacher.accuracy.mean, color=teachers, linestyle=(0, (4, 3)), label=teacher.name)
+    for i, (entry, color) in enumerate(students):
+        axis.errorbar(i, entry.accuracy.mean, yerr=entry.accuracy.spread, fmt="o", markersize=8, capsize=4, color=color)
+    axis.set_xticks(range(len(students)), [textwrap.fill(entry.name, 16) for entry, _ in students])
+    axis.grid(False, axis="x")
+    axis.set_ylabel("accuracy")
+    axis.margins(x=0.08, y=0.15)
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    _legend(figure, *axis.get_legend_handles_labels())
     return figure
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HEADINGS = {
     "search": "Search",
     "learning_curves": "Learning curves",
+    "students": "The students, in the order of their training",
     "accuracy_against_size": "Accuracy against size",
     "reliability": "Reliability",
     "per_class_agreement": "Agreement with the teacher by class",
@@ -26,6 +27,7 @@ _CAPTIONS = {
     "search": "Mean accuracy over seeds on the validation split, in percent, by hyperparameters. The frame is the "
     "chosen point, the dashed one the runner-up; hatched (or a cross): diverged.",
     "learning_curves": "Mean over seeds; the band is one sample standard deviation to either side.",
+    "students": "Top-1 accuracy, generation by generation, say. Bars are one sample standard deviation over seeds.",
     "accuracy_against_size": "Top-1 accuracy against the number of parameters (logarithmic). Bars are one sample "
     "standard deviation over seeds.",
     "reliability": "Above: accuracy by confidence, all seeds together; dots are at a bin's mean confidence, and a "

@@ -6,10 +6,11 @@ import math
 import re
 import struct
 
+import matplotlib
 import numpy as np
 import pytest
 
-from jaxkd.evaluation import Comparison, Entry, Reliability, Statistic, Timing, write_report
+from jaxkd.evaluation import Comparison, Entry, Reliability, Statistic, Timing, _plots, write_report
 
 EVIL = "<script>alert('$x$ & \"y\"')</script>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -98,7 +99,7 @@ def written(tmp_path_factory):
 
 def test_page_is_well_formed_and_loads_nothing(written):
     page = Page(written[1])
-    assert page.elements.count("svg") == 4
+    assert page.elements.count("svg") == 5
     assert len(page.ids) == len(set(page.ids))
     # Everything that is referred to is in the page.
     assert page.references
@@ -130,6 +131,16 @@ def test_page_says_what_the_comparison_says(written):
     assert "prefers-color-scheme: dark" in text
 
 
+def test_more_than_two_students_have_a_plot_in_the_order_of_their_training():
+    many = comparison("generation 2")
+    assert "students" not in _plots.draw(dataclasses.replace(many, students=many.students[:2]), {})
+    with matplotlib.rc_context(_plots.STYLE):
+        (axis,) = _plots.draw(many, {})["students"].axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == [entry.name for entry in many.students]
+    heights = [container.lines[0].get_ydata()[0] for container in axis.containers]
+    assert heights == [entry.accuracy.mean for entry in many.students]
+
+
 def test_plots_are_png_files_beside_it(written):
     plots = sorted((written[0].parent / "plots").iterdir())
     assert [plot.stem for plot in plots] == [
@@ -137,6 +148,7 @@ def test_plots_are_png_files_beside_it(written):
         "learning_curves",
         "per_class_agreement",
         "reliability",
+        "students",
     ]
     for plot in plots:
         content = plot.read_bytes()
@@ -150,7 +162,7 @@ def test_same_report_same_bytes_and_replaced_in_place(tmp_path):
     one = write_report(tmp_path / "report.html", comparison(classes=30)).read_text(encoding="utf-8")
     two = write_report(tmp_path / "report.html", comparison(classes=30)).read_text(encoding="utf-8")
     assert one == two
-    assert Page(one).elements.count("svg") == 3  # no curves
+    assert Page(one).elements.count("svg") == 4  # no curves
     assert "Configuration" not in one
 
 

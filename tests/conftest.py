@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+import pytest
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs of tests run once or twice: optimizing their machine code takes longer than it saves.
 _flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -14,3 +16,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """The directory of the digits, as the commands take it: they are written there once."""
+    from jaxkd import data  # after JAX has its devices
+
+    directory = tmp_path_factory.mktemp("data")
+    data.load("digits", "train", data_dir=str(directory))
+    return str(directory)

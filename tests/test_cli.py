@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxkd import cli, data, jobs
+from jaxkd import cli, jobs
 from jaxkd.evaluation import Comparison
 from jaxkd.jobs._job import Job, mesh_of
 from jaxkd.losses import catalogue
@@ -25,13 +25,6 @@ SMALL = (
     *("--teacher", "mlp_32", "--student", "mlp_4", "--seeds", "2", "--labels", "all"),
     *("--epochs", "3", "--teacher-epochs", "3", "--learning-rate", "1e-2", "--teacher-learning-rate", "1e-2"),
 )
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("data")
-    data.load("digits", "train", data_dir=str(directory))
-    return str(directory)
 
 
 @pytest.fixture(scope="module")

@@ -31,13 +31,6 @@ GRID = ("--grid", "temperature=1,4", "--grid", "alpha=.1,.9")
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("data")
-    data.load("digits", "train", data_dir=str(directory))
-    return str(directory)
-
-
-@pytest.fixture(scope="module")
 def start(data_dir):
     """``start(workdir, *options) -> exit code`` of a small search."""
 

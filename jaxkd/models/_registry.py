@@ -9,14 +9,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxkd.models import (
+    _bit,
     _cifar_mobilenet,
     _cifar_resnet,
     _cifar_resnet50,
+    _efficientnet,
+    _imagenet_resnet,
     _mlp,
+    _mobilenet,
     _shufflenet_v1,
     _shufflenet_v2,
     _strided_cnn,
     _vgg,
+    _vit,
     _wide_resnet,
 )
 from jaxkd.models._family import Family
@@ -31,6 +36,13 @@ _FAMILIES: tuple[Family, ...] = (
     _cifar_mobilenet.FAMILY,
     _shufflenet_v1.FAMILY,
     _shufflenet_v2.FAMILY,
+    _imagenet_resnet.FAMILY,
+    _bit.FAMILY,
+    _mobilenet.V1_FAMILY,
+    _mobilenet.V2_FAMILY,
+    _efficientnet.FAMILY,
+    _vit.VIT_FAMILY,
+    _vit.DEIT_FAMILY,
 )
 
 

@@ -3,7 +3,7 @@
 from jaxkd.data import augment
 from jaxkd.data._batches import Batches, PaddedBatches, StackedBatches, padded_batches
 from jaxkd.data._cached_batches import CachedBatches
-from jaxkd.data._examples import Examples, from_arrays, keep_labels, labelled
+from jaxkd.data._examples import Examples, from_arrays, joined, keep_labels, labelled
 from jaxkd.data._feed import Feed
 from jaxkd.data._load import DataSet, load, names, prepare
 from jaxkd.data._pairs import PairedBatches
@@ -23,6 +23,7 @@ __all__ = [
     "augment",
     "cache_teacher",
     "from_arrays",
+    "joined",
     "keep_labels",
     "labelled",
     "load",

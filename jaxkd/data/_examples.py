@@ -193,6 +193,27 @@ def labelled(examples: Examples) -> Examples:
     return _with(examples, rows, labels[rows])
 
 
+def joined(first: Examples, second: Examples) -> Examples:
+    """Two splits of a data set as one, the examples of ``first`` before those of ``second``; ``"index"`` counts them.
+
+    Raises:
+      ValueError: they are of two data sets, or not in memory.
+    """
+    if (first.name, first.shape, first.class_names) != (second.name, second.shape, second.class_names):
+        raise ValueError(
+            f"{first.name} {first.shape} of {first.classes} classes and {second.name} {second.shape} of "
+            f"{second.classes} are two data sets: join splits of one"
+        )
+    for examples in (first, second):
+        if examples.arrays is None:
+            raise ValueError(f"{examples.name}/{examples.split} is not in memory: only sets in memory can be joined")
+    assert first.arrays is not None
+    assert second.arrays is not None
+    image, label = (np.concatenate([first.arrays[name], second.arrays[name]]) for name in ("image", "label"))
+    split = f"{first.split}+{second.split}"
+    return from_arrays(first.name, split, image, label, first.class_names, mean=first.mean, std=first.std)
+
+
 def _with(examples: Examples, rows: np.ndarray, labels: np.ndarray) -> Examples:
     """The examples at ``rows``, with these labels."""
     if examples.arrays is not None:

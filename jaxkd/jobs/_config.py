@@ -51,7 +51,9 @@ class DistillConfig:
     batch_size: _Int = None
     """Images in a batch, over all devices."""
     optimizer: Annotated[Literal["adam", "sgd"] | None, _option("adam|sgd", "that of the recipe")] = None
-    """Adam, or SGD with momentum 0.9 and weight decay 5e-4; the learning rate falls to 0 by a cosine."""
+    """Adam, or SGD with momentum 0.9 and weight decay 5e-4."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """How the learning rate falls: to 0 by a cosine, or to a tenth each at 5/8, 6/8 and 7/8 of the steps."""
     learning_rate: _Float = None
     """Learning rate of the students at the start."""
     teacher_learning_rate: _Float = None
@@ -61,6 +63,10 @@ class DistillConfig:
         _option("crop flip mixup cutmix", "that of the recipe"),
     ] = None
     """Augmentation on the device, seen by teacher and student alike."""
+    train_split: Literal["train", "train+validation"] = "train"
+    """What is trained on. With the second, as in published tables, a validation accuracy is of images seen before."""
+    alone: bool = True
+    """Whether a student is trained alone, too, to compare with."""
     accumulate: int = 1
     """Micro-batches a batch is cut into, to save memory."""
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
@@ -174,6 +180,9 @@ class Settings:
     learning_rate: float
     teacher_learning_rate: float
     augment: tuple[str, ...]
+    schedule: Literal["cosine", "steps"]
+    train_split: Literal["train", "train+validation"]
+    alone: bool
     accumulate: int
     parallel: Literal["jit", "shard_map", "pmap"]
     precision: Literal["float32", "bfloat16"]

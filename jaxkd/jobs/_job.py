@@ -36,7 +36,11 @@ class Job:
         self._data_dir = data_dir
         self.config = config
         self.mesh = mesh
-        self.train = data.load(config.dataset, "train", data_dir=data_dir)
+        self.train, validation = (
+            data.load(config.dataset, split, data_dir=data_dir) for split in ("train", "validation")
+        )
+        if config.train_split == "train+validation":
+            self.train = data.joined(self.train, validation)
         if not (config.teacher and config.student):
             raise ValueError(
                 f"{config.dataset} has no recipe of its own: give --teacher and --student, see jaxkd models"
@@ -54,12 +58,13 @@ class Job:
             }
             | {"accumulate": config.accumulate, "parallel": config.parallel}
             | {"augment": list(config.augment), "precision": config.precision, "seed": config.seed}
+            | {"schedule": config.schedule, "train_split": config.train_split}
         )
         self.teacher_hash = content_hash(self.teacher_config)
         # Of the method, beside those in the config: a search gives them, traced.
         self.parameters: dict[str, Any] = {}
         # On the devices for good: it is predicted again and again.
-        self._validation = evaluation.on_device(_once(data.load(config.dataset, "validation", data_dir=data_dir)), mesh)
+        self._validation = evaluation.on_device(_once(validation), mesh)
         self.networks: dict[str, Network] = {}
         self.phases = self._phases()
 
@@ -177,7 +182,7 @@ class Job:
         own_epochs = steps * config.batch_size / len(self.transfer)
         own_steps = min(steps, _round(own_epochs * alone.steps_per_epoch))
         for name, length in {ALONE: own_steps, SAME_STEPS: steps}.items():
-            if name == ALONE or own_steps != steps:
+            if config.alone and (name == ALONE or own_steps != steps):
                 learner = student(length, _from_labels(self.student))
                 phases.append(Phase(name, learner, length, learners.fresh(learner), ordered(alone)))
                 self.networks[name] = self.student
@@ -238,7 +243,7 @@ class Job:
 
     def _learner(self, make: Callable[..., Learner], learning_rate: float, steps: int, ema: float | None) -> Learner:
         config = self.config
-        schedule = optax.cosine_decay_schedule(learning_rate, steps)
+        schedule = _schedule(config.schedule, learning_rate, steps)
         optimizer = (
             optax.adam(schedule)
             if config.optimizer == "adam"
@@ -253,6 +258,13 @@ class Job:
         prepare = augment.compose(*(transforms[name] for name in config.augment)) if config.augment else None
         learner = make(optimizer=optimizer, prepare=prepare, accumulate=config.accumulate)
         return learner if ema is None else learners.ema(learner, ema)
+
+
+def _schedule(name: str, learning_rate: float, steps: int) -> optax.Schedule:
+    if name == "cosine":
+        return optax.cosine_decay_schedule(learning_rate, steps)
+    # Of 240 epochs, those of the CIFAR tables: 150, 180 and 210.
+    return optax.piecewise_constant_schedule(learning_rate, {math.ceil(steps * i / 8): 0.1 for i in (5, 6, 7)})
 
 
 def _from_labels(network: Network) -> Callable[..., Learner]:

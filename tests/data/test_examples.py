@@ -1,5 +1,7 @@
 """Sets of examples: reading, keeping labels, errors."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -52,6 +54,24 @@ def test_labels_are_kept_in_balance(n, expected):
     np.testing.assert_array_equal(labels[labels >= 0], examples.labels()[labels >= 0])
     np.testing.assert_array_equal(kept.arrays["index"], np.arange(100))
     assert kept.arrays["image"] is examples.arrays["image"]  # not copied
+
+
+def test_two_splits_as_one():
+    examples = toy()
+    rows = {"train": slice(60), "validation": slice(60, None)}
+    parts = [
+        data.from_arrays("toy", split, examples.arrays["image"][part], examples.labels()[part], examples.class_names)
+        for split, part in rows.items()
+    ]
+    whole = data.joined(*parts)
+    assert (whole.name, whole.split, whole.mean) == ("toy", "train+validation", examples.mean)
+    for name, x in examples.arrays.items():
+        np.testing.assert_array_equal(whole.arrays[name], x, strict=True)
+    other = data.from_arrays("other", "train", examples.arrays["image"], examples.labels(), examples.class_names)
+    with pytest.raises(ValueError, match=r"toy \(2, 2, 1\) of 4 classes and other .* are two data sets"):
+        data.joined(examples, other)
+    with pytest.raises(ValueError, match="toy/train is not in memory"):
+        data.joined(dataclasses.replace(examples, arrays=None), examples)
 
 
 def test_the_remainder_is_spread_over_classes_by_seed():

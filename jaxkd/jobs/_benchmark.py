@@ -259,6 +259,8 @@ def _fitted(method: str, pair: _Pair, examples: int) -> dict[str, Any]:
         "crd": {"negatives": min(16384, examples // 2)},
         "sdd": {"grids": (1, 2)},
         "takd": {"assistants": (pair.middle,)},
+        "dgkd": {"assistants": (pair.middle,)},
+        "several": {"others": (pair.middle,)},
         "progressive": {"medium": (pair.middle,)},
     }
     return of_method.get(method, {})

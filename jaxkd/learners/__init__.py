@@ -1,5 +1,6 @@
 """Learners: all training as pure functions over explicit state, and what combines them."""
 
+from jaxkd.learners._branched import branched
 from jaxkd.learners._distill import DistillState, Prepare, distill
 from jaxkd.learners._ema import EmaState, ema
 from jaxkd.learners._halving import HalvingState, Places, Score, successive_halving
@@ -24,6 +25,7 @@ __all__ = [
     "Results",
     "Score",
     "SweepState",
+    "branched",
     "distill",
     "ema",
     "fresh",

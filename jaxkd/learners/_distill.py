@@ -105,10 +105,9 @@ def distill(
 
     def init(key: jax.Array, frozen: Variables, batch: Batch) -> DistillState:
         _check_not_empty(batch)
-        student_key, objective_key, key = jax.random.split(key, 3)
-        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x, batch)
-        # Compiled, for run eagerly every layer's initialiser would be a program of its own.
-        variables, zero = jax.jit(student.init)(student_key, batch), jnp.zeros((), jnp.int32)
+        variables, zero = drawn(student, key, batch), jnp.zeros((), jnp.int32)
+        _, objective_key, key = jax.random.split(key, 3)
+        batch = _numbers(batch)
 
         def seen() -> Signals:
             # Inference mode has the same shapes, and needs no mapped axis: a BatchNorm may name one.
@@ -209,6 +208,12 @@ def distill(
     return Learner(init, step, deploy, deployed)
 
 
+def drawn(student: Network, key: jax.Array, batch: Batch) -> Variables:
+    """The fresh student that ``init`` draws from this key."""
+    # Compiled, for run eagerly every layer's initialiser would be a program of its own.
+    return jax.jit(student.init)(jax.random.split(key, 3)[0], _numbers(batch))
+
+
 def variables_of(state: DistillState) -> Variables:
     """The student's variables."""
     return {"params": state.params["student"], **state.collections["student"]}
@@ -227,6 +232,11 @@ def prepared(
 def split(variables: Variables) -> tuple[PyTree, Variables]:
     """Variables as what is trained and what is carried."""
     return variables.get("params", {}), {name: value for name, value in variables.items() if name != "params"}
+
+
+def _numbers(batch: Batch) -> Batch:
+    """The batch, with zeros for what is a shape alone."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x, batch)
 
 
 def _check_not_empty(batch: Batch) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxkd._checks import check_number
-from jaxkd.learners._distill import DistillState, Prepare, distill, variables_of
+from jaxkd.learners._distill import DistillState, Prepare, distill, drawn, variables_of
 from jaxkd.learners._ema import averaged
 from jaxkd.learners._learner import Learner
 from jaxkd.networks import Batch, Network, PyTree, Variables
@@ -44,7 +44,8 @@ def mean_teacher(
 
     Args:
       student: the network that learns.
-      objective: what it minimises, of itself and of the average: ``distillation()``.
+      objective: what it minimises, of itself and of the average: ``distillation()``. Its ``init`` is given the fresh
+        student as the teacher's variables.
       optimizer: see ``distill``.
       decay: in [0, 1]: a number, or a traced array for ``sweep``.
       prepare: see ``distill``; both see its batch.
@@ -68,9 +69,8 @@ def mean_teacher(
 
     def init(key: jax.Array, frozen: PyTree, batch: Batch) -> MeanTeacherState:
         del frozen
-        shapes = jax.eval_shape(student.init, key, batch)
-        # For shapes alone: an objective has no teacher's numbers before there is a student.
-        state = learner.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), batch)
+        # The objective may look at its teacher, which is the student that this very init draws.
+        state = learner.init(key, drawn(student, key, batch), batch)
         # A copy: a donated state may not hold one buffer twice.
         return MeanTeacherState(state, jax.tree.map(lambda x: jnp.array(x, copy=True), variables_of(state)))
 

@@ -1,20 +1,20 @@
-"""Deep mutual learning: peers that teach each other while they learn."""
+"""Peers that teach each other while they learn: deep mutual learning, and collaborative learning from an ensemble."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxkd._checks import shape_of
-from jaxkd.learners._distill import DistillState, Prepare, distill, prepared, split, variables_of
+from jaxkd.learners._distill import DistillState, Prepare, distill, prepared, variables_of
 from jaxkd.learners._learner import Learner
-from jaxkd.learners._stacked import stacked
-from jaxkd.networks import Batch, Network, Outputs, PyTree, Variables, member_of, side_by_side
-from jaxkd.networks._side_by_side import by_collection
+from jaxkd.learners._peers import line_up, own_views, stack
+from jaxkd.networks import Batch, Network, Outputs, PyTree, Variables
 from jaxkd.objectives import Objective, Signals, Taps, Term
+
+Target = Callable[[jax.Array, Batch], jax.Array]
 
 
 def mutual(
@@ -23,6 +23,8 @@ def mutual(
     optimizer: optax.GradientTransformation | Sequence[optax.GradientTransformation],
     *,
     order: Literal["simultaneous", "sequential"] = "simultaneous",
+    target: Target | None = None,
+    views: Literal["same", "own"] = "same",
     keep: int | None = None,
     chunk: int | None = None,
     prepare: Prepare | None = None,
@@ -35,6 +37,9 @@ def mutual(
         L_k = CE(z_k) + 1 / (K - 1) sum_{l != k} T^2 KL(softmax(z_l / T) || softmax(z_k / T))
 
     with ``peer_labels(T)``. What a peer teaches gets no gradient, so that the gradient of sum_k L_k is each peer's own.
+    With a ``target`` all learn from that one teacher, made of what all of them say of the batch:
+
+        L_k = CE(z_k) + T^2 KL(softmax(t / T) || softmax(z_k / T)),    t = target([z_0, ..., z_{K - 1}], batch)
 
     Peers that are one network, given several times with one optimizer, are stacked: every leaf of the state has a
     leading axis [K], which may be sharded over devices, and one vmapped program trains them all. Others live side by
@@ -53,11 +58,15 @@ def mutual(
         mean is over examples and over the other peers alike.
       optimizer: one for all, which keeps a state for each, or one for each.
       order: see above.
+      target: ``(logits [K, batch, classes], batch) -> logits [batch, classes]``, see ``collaborative_target``; in the
+        simultaneous order.
+      views: ``"same"``: all peers see the batch that ``prepare`` makes. ``"own"``: it makes one for each, of the same
+        examples, with keys of its own (another crop, another flip); in the simultaneous order.
       keep: deploys this peer alone. By default all of them are: which is best is for a validation split to say, and
         what is not deployed is lost to later phases.
       chunk: how many stacked peers run their forward and backward passes at a time; by default all. 1 keeps a
         convolution from becoming a grouped one, see ``seeds``.
-      prepare: see ``distill``; it is given the variables of all peers, and all see its batch.
+      prepare: see ``distill``; it is given the variables of all peers.
       accumulate: see ``distill``.
 
     Returns:
@@ -68,12 +77,14 @@ def mutual(
       ``jax.tree.map(lambda x: x[k], variables)`` is one of them; of others it is ``member_of(variables, str(k))``.
 
     Raises:
-      ValueError: for less than two peers, optimizers that are not as many, an objective with taps, an unknown order,
-        ``keep`` that is none of them, or ``chunk`` for peers that are not stacked; in ``init``, from shapes alone: if
-        classes differ, for an objective with variables, and what the objective raises.
+      ValueError: for less than two peers, optimizers that are not as many, an objective with taps, an unknown order or
+        kind of views, what only the simultaneous order has, ``keep`` that is none of them, or ``chunk`` for peers that
+        are not stacked; in ``init``, from shapes alone: if classes differ, for an objective with variables, and what
+        objective and target raise; in ``step``: for own views of which ``prepare`` makes new labels.
 
     References:
-      Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", 2017, https://arxiv.org/abs/1706.00384
+      Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", 2017, https://arxiv.org/abs/1706.00384;
+      Guo, Wang, Wu, Yu, Liang, Hu, Luo, "Online Knowledge Distillation via Collaborative Learning", CVPR 2020
     """
     peers, count = tuple(peers), len(peers)
     optimizers = tuple(optimizer) if not isinstance(optimizer, optax.GradientTransformation) else (optimizer,) * count
@@ -85,6 +96,10 @@ def mutual(
         raise ValueError("peers learn from each other's logits: give an objective without taps that deploys no more")
     if order not in ("simultaneous", "sequential"):
         raise ValueError(f'order={order!r}: there are "simultaneous" and "sequential"')
+    if views not in ("same", "own"):
+        raise ValueError(f'views={views!r}: there are "same" and "own"')
+    if order == "sequential" and (target is not None or views == "own"):
+        raise ValueError('order="sequential" has no target and no views="own": both are of order="simultaneous"')
     if keep is not None and not 0 <= keep < count:
         raise ValueError(f"keep is {keep}: the peers are 0 to {count - 1}, or None to keep all")
     equal = all(pair == (peers[0], optimizers[0]) for pair in zip(peers, optimizers, strict=True))
@@ -92,13 +107,13 @@ def mutual(
         raise ValueError(
             f"chunk is {chunk}, and the peers are not stacked: give one network several times, or no chunk"
         )
-    together = _stack(peers[0], optimizers[0], count, chunk) if equal else _line_up(peers, optimizers)
+    together = stack(peers[0], optimizers[0], count, chunk) if equal else line_up(peers, optimizers)
     simultaneous = distill(
         together.network,
         None,
-        _from_each_other(objective, count),
+        _from_each_other(objective, count, target),
         together.optimizer,
-        prepare=prepare,
+        prepare=own_views(prepare, count) if views == "own" and prepare is not None else prepare,
         accumulate=accumulate,
     )
     one_by_one = [
@@ -134,19 +149,27 @@ def mutual(
     return Learner(simultaneous.init, step, deploy, together.network if keep is None else peers[keep])
 
 
-def _from_each_other(objective: Objective, count: int) -> Objective:
+def _from_each_other(objective: Objective, count: int, target: Target | None) -> Objective:
     """The sum over peers of what each learns from the others; the student's logits are [peers, batch, classes]."""
     others = np.array([_without(range(count), k) for k in range(count)])
+
+    def teachers(logits: jax.Array, batch: Batch) -> jax.Array:
+        """Those of each peer, [peers, teachers, batch, classes]."""
+        if target is None:
+            return logits[others]
+        one = target(logits, batch)
+        return jnp.broadcast_to(jax.lax.stop_gradient(one), (count, 1, *one.shape))
 
     def init(key: jax.Array, signals: Signals) -> Variables:
         peer = Outputs(jax.eval_shape(lambda logits: logits[0], signals.student.logits))
         if jax.tree.leaves(objective.init(key, _of_pair(signals, peer, peer))):
             raise ValueError("peers learn from each other's logits: give an objective without variables of its own")
+        jax.eval_shape(teachers, signals.student.logits, signals.batch)
         return {}
 
     def apply(variables: Variables, signals: Signals) -> tuple[dict, dict, Variables]:
         logits = signals.student.logits
-        taught = jax.lax.stop_gradient(logits)[others]
+        taught = teachers(jax.lax.stop_gradient(logits), signals.batch)
         both = jax.vmap(lambda own, taught: _taught_by(objective, signals, own, taught))(logits, taught)
         terms, metrics = (
             {
@@ -202,99 +225,6 @@ def _in_training(peers: Sequence[Network]) -> Network:
         return Outputs(jnp.stack(logits)), {}
 
     return Network(lambda key, batch: {}, apply)
-
-
-class _Together(NamedTuple):
-    """Peers as one network.
-
-    Attributes:
-      network: gives logits [peers, batch, classes].
-      optimizer: trains each peer by itself.
-      take: the state of all as the states of each.
-      join: ``(state before, states of each) -> state of all``, a step later.
-    """
-
-    network: Network
-    optimizer: optax.GradientTransformation
-    take: Callable[[DistillState], list[DistillState]]
-    join: Callable[[DistillState, list[DistillState]], DistillState]
-
-
-def _stack(peer: Network, optimizer: optax.GradientTransformation, count: int, chunk: int | None) -> _Together:
-    """Equal peers, with a leading axis."""
-
-    def take(state: DistillState) -> list[DistillState]:
-        each = (jax.tree.map(lambda x, k=k: x[k], _trees(state)) for k in range(count))
-        return [state._replace(**trees) for trees in each]
-
-    def join(state: DistillState, states: list[DistillState]) -> DistillState:
-        trees = jax.tree.map(lambda *x: jnp.stack(x), *map(_trees, states))
-        return state._replace(step=state.step + 1, **trees)
-
-    each = optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
-    return _Together(stacked(peer, count, chunk=chunk), each, take, join)
-
-
-def _trees(state: DistillState) -> dict[str, PyTree]:
-    """What each peer has of its own."""
-    return {"params": state.params, "collections": state.collections, "opt_state": state.opt_state}
-
-
-def _line_up(peers: Sequence[Network], optimizers: Sequence[optax.GradientTransformation]) -> _Together:
-    """Any peers, by number."""
-    names = [str(k) for k in range(len(peers))]
-    members = side_by_side(dict(zip(names, peers, strict=True)))
-
-    def apply(variables: Variables, batch: Batch, **options: Any) -> tuple[Outputs, Variables]:
-        outputs, updated = members.apply(variables, batch, **options)
-        logits = [outputs.logits[name] for name in names]
-        for k, own in enumerate(logits):
-            if own.shape != logits[0].shape:
-                raise ValueError(
-                    f"peer 0 has logits {shape_of(logits[0])} and peer {k} {shape_of(own)}: give them the same classes"
-                )
-        return outputs._replace(logits=jnp.stack(logits)), updated
-
-    def params_of(trees: PyTree, name: str) -> PyTree:
-        """Parameters, or their gradients, as a learner of one peer has them."""
-        return {"student": trees["student"][name], "objective": {}}
-
-    def init(params: PyTree) -> tuple:
-        return tuple(own.init(params_of(params, name)) for own, name in zip(optimizers, names, strict=True))
-
-    def update(grads: PyTree, states: tuple, params: PyTree) -> tuple[PyTree, tuple]:
-        each = [
-            own.update(params_of(grads, name), state, params_of(params, name))
-            for own, name, state in zip(optimizers, names, states, strict=True)
-        ]
-        updates = {name: update["student"] for name, (update, _) in zip(names, each, strict=True)}
-        return {"student": updates, "objective": {}}, tuple(state for _, state in each)
-
-    def take(state: DistillState) -> list[DistillState]:
-        return [
-            DistillState(
-                state.step,
-                params_of(state.params, name),
-                {"student": member_of(state.collections["student"], name), "objective": {}},
-                opt_state,
-                state.key,
-            )
-            for name, opt_state in zip(names, state.opt_state, strict=True)
-        ]
-
-    def join(state: DistillState, states: list[DistillState]) -> DistillState:
-        variables = by_collection({name: variables_of(each) for name, each in zip(names, states, strict=True)})
-        params, collections = split(variables)
-        return DistillState(
-            state.step + 1,
-            {"student": params, "objective": {}},
-            {"student": collections, "objective": {}},
-            tuple(each.opt_state for each in states),
-            state.key,
-        )
-
-    each = optax.GradientTransformation(init, update)
-    return _Together(members._replace(apply=apply), each, take, join)
 
 
 def _without(items: Sequence, k: int) -> list:

@@ -169,17 +169,19 @@ def product(**axes: Any) -> Points:
     return {name: values.ravel() for name, values in zip(axes, mesh, strict=True)}
 
 
-def stacked(network: Network, n: int, *, chunk: int | None = None) -> Network:
-    """``n`` copies of a network side by side: variables, logits and taps get a leading axis [n]; they share a batch.
+def stacked(network: Network, n: int, *, data: Literal["same", "own"] = "same", chunk: int | None = None) -> Network:
+    """``n`` copies of a network side by side: variables, logits and taps get a leading axis [n].
 
     Args:
       network: any network.
       n: how many copies.
+      data: ``"same"``: they share a batch; ``"own"``: each has one, on a leading axis [n].
       chunk: how many at a time in a forward pass; by default all (``jax.vmap``), see ``seeds``.
     """
+    own_data = data == "own"
 
     def init(key: jax.Array, batch: Batch) -> Variables:
-        return jax.vmap(network.init, (0, None))(jax.random.split(key, n), batch)
+        return jax.vmap(network.init, (0, 0 if own_data else None))(jax.random.split(key, n), batch)
 
     def apply(
         variables: Variables,
@@ -189,10 +191,11 @@ def stacked(network: Network, n: int, *, chunk: int | None = None) -> Network:
         rng: jax.Array | None = None,
         taps: tuple[str, ...] = (),
     ) -> tuple[Outputs, Variables]:
-        def one(xs: tuple[Variables, jax.Array | None]) -> tuple[Outputs, Variables]:
-            return network.apply(xs[0], batch, train=train, rng=xs[1], taps=taps)
+        def one(xs: tuple[Variables, jax.Array | None, Batch]) -> tuple[Outputs, Variables]:
+            return network.apply(xs[0], xs[2] if own_data else batch, train=train, rng=xs[1], taps=taps)
 
-        return _batched(one, chunk)((variables, None if rng is None else jax.random.split(rng, n)))
+        keys = None if rng is None else jax.random.split(rng, n)
+        return _batched(one, chunk)((variables, keys, batch if own_data else {}))
 
     head = None if network.head is None else jax.vmap(network.head)
     return Network(init, apply, network.roles, head)

@@ -23,30 +23,23 @@ A term that counts nothing by its default is not there. The method's own has its
 ``"name/part"``.
 """
 
+from jaxkd.methods._assistants import dgkd, takd
 from jaxkd.methods._classifier import cat_kd, ofa, sdd, simkd, srrl
 from jaxkd.methods._feature import fitnets, ft, mgd, nd, semckd, srd, vid, vkd
+from jaxkd.methods._generations import ban
 from jaxkd.methods._maps import at, ickd, kdsvd, nst, ofd, reviewkd
 from jaxkd.methods._method import FROM_TRAINING, Method, create, find, methods, parse
-from jaxkd.methods._own import byot, pskd, tfkd
+from jaxkd.methods._own import byot, cskd, pskd, tfkd
 from jaxkd.methods._relation import cc, crd, pkt, rkd, sp
 from jaxkd.methods._response import ctkd, deit_hard, dist, dkd, kd, lskd, mlkd, nkd, patient, ttm, wsld
-from jaxkd.methods._staged import (
-    Stage,
-    Training,
-    ab,
-    ban,
-    cskd,
-    dml,
-    ema,
-    fitnets_staged,
-    fsp,
-    online,
-    progressive,
-    takd,
-)
+from jaxkd.methods._teachers import progressive, several
+from jaxkd.methods._together import dml, ema, kdcl, one, online
+from jaxkd.methods._training import Ensemble, Stage, Training
+from jaxkd.methods._two_phases import ab, fitnets_staged, fsp, ft_staged
 
 __all__ = [
     "FROM_TRAINING",
+    "Ensemble",
     "Method",
     "Stage",
     "Training",
@@ -61,6 +54,7 @@ __all__ = [
     "cskd",
     "ctkd",
     "deit_hard",
+    "dgkd",
     "dist",
     "dkd",
     "dml",
@@ -70,8 +64,10 @@ __all__ = [
     "fitnets_staged",
     "fsp",
     "ft",
+    "ft_staged",
     "ickd",
     "kd",
+    "kdcl",
     "kdsvd",
     "lskd",
     "methods",
@@ -82,6 +78,7 @@ __all__ = [
     "nst",
     "ofa",
     "ofd",
+    "one",
     "online",
     "parse",
     "patient",
@@ -92,6 +89,7 @@ __all__ = [
     "rkd",
     "sdd",
     "semckd",
+    "several",
     "simkd",
     "sp",
     "srd",

@@ -6,11 +6,10 @@ import jax
 
 from jaxkd import losses, objectives
 from jaxkd.losses._maps import adaptive_average_pool
-from jaxkd.methods._branches import one_for_all_of_stages
 from jaxkd.methods._taps import Given, one_pair, taps
-from jaxkd.methods._terms import after_warmup, beside, on_class_maps, on_logits
+from jaxkd.methods._terms import after_warmup, beside
 from jaxkd.networks import Network
-from jaxkd.objectives import Number, Objective
+from jaxkd.objectives import Number, Objective, on_class_maps, on_logits
 
 
 def srrl(
@@ -157,6 +156,6 @@ def ofa(
     features = taps("ofa", "teacher", teacher, "penultimate", teacher_taps)[-1]
     own = objectives.weighted_sum(
         logits=(1.0, on_logits(losses.one_for_all, labels=True, exponent=exponent, temperature=temperature)),
-        stages=(1.0, one_for_all_of_stages(stages, features, exponent=exponent, temperature=temperature)),
+        stages=(1.0, objectives.one_for_all_of_stages(stages, features, exponent=exponent, temperature=temperature)),
     )
     return beside("ofa", weight, own, hard, soft, temperature)

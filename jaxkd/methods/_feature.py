@@ -1,15 +1,12 @@
 """Methods on inner features through trained connectors, which are not deployed."""
 
 import jax
-import jax.numpy as jnp
 
 from jaxkd import losses, objectives
 from jaxkd.methods._taps import Given, one_pair, pairs, taps
-from jaxkd.methods._terms import after_warmup, beside, on_batch
+from jaxkd.methods._terms import after_warmup, beside
 from jaxkd.networks import Network, Variables
-from jaxkd.objectives import Number, Objective
-from jaxkd.objectives._common import value_at
-from jaxkd.objectives._norm_and_direction import Split
+from jaxkd.objectives import Number, Objective, Split, on_batch
 
 
 def fitnets(
@@ -79,8 +76,8 @@ def ft(
     """FT: a translator of the student's map gives the factors that a paraphraser gives of the teacher's.
 
     ``objectives.factor_transfer`` of ``"map_before_pool"``; the defaults are those of CIFAR-100 (RepDistiller), and 500
-    goes with ``variant="code"`` on CIFAR-10. The published code trains the paraphraser first; here it is trained beside
-    the student, its reconstruction with weight 1.
+    goes with ``variant="code"`` on CIFAR-10. The published code trains the paraphraser first, as ``ft_staged`` does;
+    here it is trained beside the student, its reconstruction with weight 1.
 
     To expect: 69.84 of ResNet-56/20 on CIFAR-100, alone 69.06 (RepDistiller).
 
@@ -89,10 +86,8 @@ def ft(
       https://arxiv.org/abs/1802.04977
     """
     pair = one_pair("ft", student, teacher, "map_before_pool", student_taps, teacher_taps)
-    # The whole is multiplied by the weight; what trains the paraphraser is not to be.
-    one = lambda step: 1 / jnp.maximum(value_at(weight, step), 1e-20)  # noqa: E731
-    own = objectives.factor_transfer(*pair, rate=rate, reconstruction=one, variant=variant)  # type: ignore[arg-type]
-    return beside("ft", weight, own, hard, soft, temperature)
+    own = objectives.factor_transfer(*pair, rate=rate, weight=weight, variant=variant)  # type: ignore[arg-type]
+    return beside("ft", 1.0, own, hard, soft, temperature)
 
 
 def semckd(

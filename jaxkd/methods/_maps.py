@@ -2,9 +2,9 @@
 
 from jaxkd import losses, objectives
 from jaxkd.methods._taps import Given, one_pair, pairs
-from jaxkd.methods._terms import after_warmup, beside, on_features
+from jaxkd.methods._terms import after_warmup, beside
 from jaxkd.networks import Network
-from jaxkd.objectives import Number, Objective
+from jaxkd.objectives import Number, Objective, on_features
 
 
 def at(

@@ -6,8 +6,20 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from jaxkd.methods import _classifier, _feature, _maps, _own, _relation, _response, _staged
-from jaxkd.methods._staged import Stage
+from jaxkd.methods import (
+    _assistants,
+    _classifier,
+    _feature,
+    _generations,
+    _maps,
+    _own,
+    _relation,
+    _response,
+    _teachers,
+    _together,
+    _two_phases,
+)
+from jaxkd.methods._training import Stage
 from jaxkd.networks import Network
 from jaxkd.objectives import Objective
 
@@ -206,23 +218,28 @@ _METHODS: Mapping[str, tuple[tuple[Any, ...], ...]] = {
     "teacher-less": (
         (_own.byot, 2019, "Zhang et al., Be Your Own Teacher, arXiv:1905.08094"),
         (_own.tfkd, 2019, "Yuan et al., Label Smoothing Regularization, arXiv:1909.11723"),
-        (_staged.cskd, 2020, "Yun et al., Class-wise Self-KD, arXiv:2003.13964"),
+        (_own.cskd, 2020, "Yun et al., Class-wise Self-KD, arXiv:2003.13964"),
         (_own.pskd, 2020, "Kim et al., Progressive Refinement, arXiv:2006.12000"),
     ),
     "phases": (
-        (_staged.fitnets_staged, 2014, "Romero et al., FitNets, arXiv:1412.6550", "2"),
-        (_staged.fsp, 2017, "Yim et al., A Gift from Knowledge Distillation, CVPR 2017", "2"),
-        (_staged.ab, 2018, "Heo et al., Activation Boundaries, arXiv:1811.03233", "2"),
-        (_staged.ban, 2018, "Furlanello et al., Born Again Neural Networks, arXiv:1805.04770", "generations"),
-        (_staged.takd, 2019, "Mirzadeh et al., Teacher Assistant, arXiv:1902.03393", "assistants + 1"),
-        (_staged.progressive, 2019, "Mirzadeh et al., with the student carried, arXiv:1902.03393", "2 medium + 1"),
+        (_two_phases.fitnets_staged, 2014, "Romero et al., FitNets, arXiv:1412.6550", "2"),
+        (_two_phases.fsp, 2017, "Yim et al., A Gift from Knowledge Distillation, CVPR 2017", "2"),
+        (_teachers.several, 2017, "You et al., Multiple Teacher Networks, KDD 2017", "others + 1"),
+        (_two_phases.ft_staged, 2018, "Kim et al., Factor Transfer, arXiv:1802.04977", "2"),
+        (_two_phases.ab, 2018, "Heo et al., Activation Boundaries, arXiv:1811.03233", "2"),
+        (_generations.ban, 2018, "Furlanello et al., Born Again Neural Networks, arXiv:1805.04770", "generations"),
+        (_assistants.takd, 2019, "Mirzadeh et al., Teacher Assistant, arXiv:1902.03393", "assistants + 1"),
+        (_assistants.dgkd, 2020, "Son et al., Densely Guided KD, arXiv:2009.08825", "assistants + 1"),
+        (_teachers.progressive, 2019, "Mirzadeh et al., with the student carried, arXiv:1902.03393", "2 medium + 1"),
     ),
     "together": (
-        (_staged.dml, 2017, "Zhang et al., Deep Mutual Learning, arXiv:1706.00384"),
-        (_staged.ema, 2017, "Tarvainen and Valpola, Mean Teachers, arXiv:1703.01780"),
-        (_staged.online, 2014, "Lee et al., Deeply-Supervised Nets, for its heads, arXiv:1409.5185"),
+        (_together.dml, 2017, "Zhang et al., Deep Mutual Learning, arXiv:1706.00384"),
+        (_together.ema, 2017, "Tarvainen and Valpola, Mean Teachers, arXiv:1703.01780"),
+        (_together.one, 2018, "Lan et al., On-the-Fly Native Ensemble (ONE), arXiv:1806.04606"),
+        (_together.kdcl, 2020, "Guo et al., Collaborative Learning (KDCL), CVPR 2020"),
+        (_together.online, 2014, "Lee et al., Deeply-Supervised Nets, for its heads, arXiv:1409.5185"),
     ),
 }
 
 # Of other families than "map".
-_ON_MAPS = frozenset({"ab", "byot", "cat_kd", "fsp", "ft", "mgd", "sdd", "semckd", "simkd", "srrl"})
+_ON_MAPS = frozenset({"ab", "byot", "cat_kd", "fsp", "ft", "ft_staged", "mgd", "sdd", "semckd", "simkd", "srrl"})

@@ -1,12 +1,15 @@
 """Methods without a teacher: the student learns from labels, from itself, or from what it has said before."""
 
+import functools
 import math
 
-from jaxkd import losses, objectives
+from jaxkd import learners, losses, objectives
+from jaxkd.learners import Phase
 from jaxkd.methods._taps import Given, taps
-from jaxkd.methods._terms import beside, on_logits
+from jaxkd.methods._terms import beside
+from jaxkd.methods._training import Stage, Training
 from jaxkd.networks import Network
-from jaxkd.objectives import Number, Objective
+from jaxkd.objectives import Number, Objective, on_logits
 
 
 def tfkd(
@@ -88,3 +91,27 @@ def byot(
     hints = (*[hint] * (len(shallow) - 1), 0.0)
     own = objectives.be_your_own_teacher(shallow, deepest, alpha=alpha, temperature=temperature, hint=hints)
     return objectives.weighted_sum(byot=(1.0, own))
+
+
+def cskd(
+    student: Network,
+    teacher: Network | None = None,
+    *,
+    training: Training,
+    temperature: Number = 4.0,
+    weight: Number = 1.0,
+) -> tuple[Stage, ...]:
+    """CS-KD: two images of a class get the same prediction, in batches of pairs.
+
+    ``objectives.class_wise_self``; the defaults are the published ones. A batch is of half as many pairs. There is no
+    teacher: one that is given is not looked at.
+
+    References:
+      Yun, Park, Lee, Shin, "Regularizing Class-wise Predictions via Self-knowledge Distillation", 2020,
+      https://arxiv.org/abs/2003.13964
+    """
+    del teacher
+    objective = objectives.weighted_sum(cskd=(1.0, objectives.class_wise_self(temperature, weight)))
+    learner = training.learner(functools.partial(learners.distill, student, None, objective))
+    phase = Phase("student", learner, training.steps, learners.fresh(learner), training.pairs())
+    return (Stage(phase, student),)

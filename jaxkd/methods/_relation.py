@@ -4,9 +4,9 @@ import numpy as np
 
 from jaxkd import losses, objectives
 from jaxkd.methods._taps import Given, one_pair
-from jaxkd.methods._terms import beside, on_batch
+from jaxkd.methods._terms import beside
 from jaxkd.networks import Network
-from jaxkd.objectives import Number, Objective
+from jaxkd.objectives import Number, Objective, on_batch
 
 
 def sp(

@@ -3,9 +3,9 @@
 import jax
 
 from jaxkd import losses, objectives
-from jaxkd.methods._terms import after_warmup, beside, on_batch, on_logits
+from jaxkd.methods._terms import after_warmup, beside
 from jaxkd.networks import Network
-from jaxkd.objectives import Number, Objective
+from jaxkd.objectives import Number, Objective, on_batch, on_logits
 
 
 def kd(student: Network, teacher: Network, *, temperature: Number = 4.0, alpha: Number = 0.9) -> Objective:

@@ -18,6 +18,11 @@ def value_at(number: Number, step: jax.Array) -> Any:
     return number(step) if callable(number) else number
 
 
+def one_minus(number: Number) -> Schedule:
+    """The schedule of 1 - the number: the weight of what shares a whole with another term."""
+    return lambda step: 1 - jnp.asarray(value_at(number, step))
+
+
 def without_padding(x: jax.Array, batch: Mapping[str, Any]) -> jax.Array:
     """``x`` [batch, ...] with zeros for the examples of which ``batch["where"]`` (if it is there) is False.
 

@@ -1,13 +1,19 @@
 """Objectives on logits: labels and the teacher's soft labels."""
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from jaxkd import losses
 from jaxkd._checks import check_number, shape_of
 from jaxkd.objectives._combine import weighted_sum
-from jaxkd.objectives._common import Number, mean_over_examples, value_at, without_padding, without_parameters
+from jaxkd.objectives._common import (
+    Number,
+    mean_over_examples,
+    one_minus,
+    value_at,
+    without_padding,
+    without_parameters,
+)
 from jaxkd.objectives._objective import Objective, Signals, Taps, Term
 
 
@@ -96,11 +102,7 @@ def distillation(temperature: Number = 3.0, alpha: Number = 0.5) -> Objective:
       Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
     check_number("alpha", alpha, within=(0, 1))
-
-    def one_minus_alpha(step: jax.Array) -> jax.Array:
-        return 1 - jnp.asarray(value_at(alpha, step))
-
-    return weighted_sum(hard=(one_minus_alpha, hard_label()), soft=(alpha, soft_label(temperature)))
+    return weighted_sum(hard=(one_minus(alpha), hard_label()), soft=(alpha, soft_label(temperature)))
 
 
 def peer_labels(temperature: Number = 3.0) -> Objective:

@@ -269,6 +269,20 @@ class TestMeanTeacher:
         for x, y in zip(jax.tree.leaves(learner.deploy(state, {})), jax.tree.leaves(teacher), strict=True):
             np.testing.assert_allclose(x, y, atol=1e-6)
 
+    def test_the_objective_starts_from_the_student_that_is_drawn(self, data):
+        """What it keeps of its teacher in ``init`` is no zeros: of norms and centres it would make values of them."""
+
+        def init(key, signals):
+            return {"kept": {"of_teacher": jax.tree.map(jnp.array, signals.teacher_variables["params"])}}
+
+        plain = hard_label()
+        objective = plain._replace(init=init, apply=lambda variables, signals: plain.apply({}, signals))
+        learner = mean_teacher(small.mlp(6), objective, optax.sgd(0.1))
+        state = jax.jit(learner.init)(KEY, {}, example_batch(data))
+        small.assert_same_bits(state.learner.collections["objective"]["kept"]["of_teacher"], state.teacher["params"])
+        small.assert_same_bits(state.learner.params["student"], state.teacher["params"])
+        assert np.any(state.teacher["params"]["hidden_0"]["kernel"])
+
     def test_trains_with_donated_state(self, data):
         learner = mean_teacher(small.mlp(6), distillation(), optax.adam(1e-2), decay=0.9)
         assert int(fit(learner, data, 4, key=KEY, chunk=2).state.learner.step) == 4

@@ -12,8 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 from jaxkd.learners import distill, ema, mutual, seeds
 from jaxkd.models import MLP
-from jaxkd.networks import from_linen, member_of
+from jaxkd.networks import Outputs, from_linen, member_of
 from jaxkd.objectives import (
+    Signals,
+    collaborative_target,
     curriculum_temperature,
     distillation,
     hard_label,
@@ -191,6 +193,54 @@ def mixed(order, axis_name=None):
     return mutual(peers, relational, optimizers, order=order, prepare=small.noisy)
 
 
+@pytest.mark.parametrize("variant", ["naive", "linear"])
+@pytest.mark.parametrize("peers", ["equal", "mixed"])
+def test_peers_with_views_of_their_own_learn_from_one_target(peers, variant):
+    """A step of SGD, against each peer by itself on its own view, with the target of what all say."""
+    networks = MIXED if peers == "mixed" else (NET,) * PEERS
+    learner = mutual(
+        networks,
+        peer_labels(2.0),
+        optax.sgd(1.0),
+        target=collaborative_target(variant),
+        views="own",
+        prepare=small.noisy,
+    )
+    state = start(learner)
+    params = [each["params"] for each in peers_of(learner.deploy(state, {}), peers == "mixed")]
+    of_prepare = jax.random.split(jax.random.fold_in(state.key, 0), 3)[0]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(of_prepare, jnp.arange(16))
+    views = [small.noisy(None, BATCH, jax.vmap(jax.random.fold_in, (0, None))(keys, k)) for k in range(len(networks))]
+    said = [
+        network.apply({"params": own}, view)[0].logits
+        for network, own, view in zip(networks, params, views, strict=True)
+    ]
+    target = collaborative_target(variant)(jnp.stack(said), views[0])
+    objective, losses = peer_labels(2.0), []
+    for k, (network, own, view) in enumerate(zip(networks, params, views, strict=True)):
+
+        def loss(own, network=network, view=view):
+            student = network.apply({"params": own}, view)[0]
+            signals = Signals(student, Outputs(target), {}, view, jnp.int32(0), KEY)
+            terms = objective.apply({}, signals)[0].values()
+            return sum(term.weight * term.sum / term.count for term in terms)
+
+        value, grads = jax.jit(jax.value_and_grad(loss))(own)
+        losses.append(float(value))
+        params[k] = jax.tree.map(lambda p, g: p - g, own, grads)
+    after, metrics = once(learner, state)
+    np.testing.assert_allclose(metrics["loss"], sum(losses), rtol=1e-5)
+    for got, expected in zip(peers_of(learner.deploy(after, {}), peers == "mixed"), params, strict=True):
+        small.assert_close(got["params"], expected)
+
+
+def collaborating(order, axis_name=None):
+    """With BatchNorm, missing labels, padding and views of their own."""
+    peers = [small.conv("linen", axis_name)] * PEERS
+    target = collaborative_target("linear")
+    return mutual(peers, peer_labels(), optax.adam(1e-2), order=order, target=target, views="own", prepare=small.noisy)
+
+
 @functools.cache
 def on_one_device(make, order):
     """Missing labels, padding, BatchNorm, trained on one device; of mixed peers also a relational term."""
@@ -201,7 +251,8 @@ def on_one_device(make, order):
 @pytest.mark.parametrize(
     ("make", "order", "mode"),
     # In the simultaneous order the step is that of distill, which is tested in every mode.
-    [(equal, "simultaneous", "shard_map")] + [(mixed, "sequential", mode) for mode in ("jit", "shard_map", "pmap")],
+    [(equal, "simultaneous", "shard_map"), (collaborating, "simultaneous", "shard_map")]
+    + [(mixed, "sequential", mode) for mode in ("jit", "shard_map", "pmap")],
 )
 def test_one_device_is_eight(make, order, mode):
     state, one = on_one_device(make, order)
@@ -285,10 +336,21 @@ def test_stacked_peers_are_deployed_as_seeds_are():
 
 def test_what_does_not_fit_is_told():
     sgd = optax.sgd(0.1)
+
+    def mixed_up(variables, batch, keys):
+        return {**batch, "label": jax.nn.one_hot(batch["label"], small.CLASSES)}
+
+    relabelled = mutual([NET] * 2, peer_labels(), sgd, views="own", prepare=mixed_up)
     cases = [
         (lambda: mutual([NET], peer_labels(), sgd), r"peers has 1 network\(s\): give at least two"),
         (lambda: mutual([NET] * 3, peer_labels(), [sgd] * 2), "optimizer has 2 for 3 peers: give one for all, or one"),
         (lambda: mutual([NET] * 2, peer_labels(), sgd, order="turns"), "order='turns': there are \"simultaneous\" and"),
+        (lambda: mutual([NET] * 2, peer_labels(), sgd, views="two"), 'views=\'two\': there are "same" and "own"'),
+        (
+            lambda: mutual([NET] * 2, peer_labels(), sgd, order="sequential", views="own"),
+            'order="sequential" has no target and no views="own": both are of order="simultaneous"',
+        ),
+        (lambda: once(relabelled, start(relabelled)), 'views="own" has peers teach each other one label, and prepare'),
         (lambda: mutual([NET] * 2, peer_labels(), sgd, keep=2), "keep is 2: the peers are 0 to 1, or None"),
         (lambda: mutual(MIXED, peer_labels(), sgd, chunk=1), "chunk is 1, and the peers are not stacked: give one"),
         (lambda: mutual([NET] * 2, hint("penultimate", "penultimate"), sgd), "give an objective without taps"),

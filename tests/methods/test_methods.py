@@ -8,9 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxkd import data, learners, methods, models, networks, objectives
+from jaxkd import data, learners, methods
 
-STEPS, STEPS_ON_MAPS, BATCH, EXAMPLES, LABELLED = 100, 30, 32, 320, 40
+from .on_digits import BATCH, EXAMPLES, PAIRS, STEPS, first, norm
+
+STEPS_ON_MAPS = 30
 NAMES = [method.name for method in methods.methods() if not method.staged]
 # Of which the mean is over labelled examples, or over all of which the memory is.
 WITH_LABELS = {"dkd", "nkd", "wsld", "sdd", "ofa", "nd", "tfkd", "pskd", "byot"}
@@ -21,52 +23,8 @@ SLOW = {"cat_kd", "ofd", "sdd"}  # to learn
 SMALL = {"crd": {"negatives": 64}}  # of 320 examples
 
 
-def network(name):
-    return networks.from_linen(models.create(name, 10))
-
-
-# Student and teacher; the maps are 8x8 and 4x4.
-PAIRS = {"mlp": (network("mlp_16_16"), network("mlp_64_64")), "cnn": (network("cnn_2_4"), network("cnn_4_8"))}
-
-
 def kind(name):
     return "cnn" if name in ON_MAPS else "mlp"
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """``{"few": batches of all steps, "all": ...}`` with few labels and with all, and the examples themselves."""
-    whole = data.load("digits", "train")
-    arrays = {name: x[:EXAMPLES] for name, x in whole.arrays.items()}
-    examples = data.from_arrays("digits", "train", arrays["image"], arrays["label"], whole.class_names)
-    stacks = {}
-    for name, part in {"all": examples, "few": data.keep_labels(examples, LABELLED)}.items():
-        batches = data.Batches(part, BATCH)
-        source = jax.device_put(batches.source)
-        stacks[name] = jax.vmap(functools.partial(batches.fetch, source))(batches.chunk(0, STEPS))
-    return examples, stacks
-
-
-@pytest.fixture(scope="module")
-def frozen(digits):
-    """``frozen(kind)``: a teacher that is right about nearly all of them."""
-
-    @functools.cache
-    def teach(kind):
-        learner = learners.distill(PAIRS[kind][1], None, objectives.hard_label(), optax.adam(3e-2))
-        batches = digits[1]["all"]
-        state = jax.jit(learner.init)(jax.random.key(0), {}, first(batches))
-        epochs = jax.jit(lambda state: jax.lax.scan(lambda s, b: learner.step(s, {}, b), state, batches))
-        for _ in range(2):
-            state, metrics = epochs(state)
-        assert metrics["loss"][-5:].mean() < 1
-        return learner.deploy(state, {})
-
-    return teach
-
-
-def first(batches):
-    return jax.tree.map(lambda x: x[0], batches)
 
 
 def facts(name, examples):
@@ -96,12 +54,11 @@ def weights(name):
 def trunk_gradient():
     """Keeps the norm of the gradient of all of the student but its classifier."""
 
-    def norm(grads):
-        trunk = {name: x for name, x in grads["student"].items() if name != "classifier"}
-        return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(trunk)))
+    def of_trunk(grads):
+        return norm({name: x for name, x in grads["student"].items() if name != "classifier"})
 
     return optax.GradientTransformation(
-        lambda params: jnp.zeros(()), lambda grads, _, params=None: (grads, norm(grads))
+        lambda params: jnp.zeros(()), lambda grads, _, params=None: (grads, of_trunk(grads))
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxkd import learners, methods, objectives, training
+from jaxkd import learners, losses, methods, objectives, training
 from jaxkd.data import PairedBatches
 from jaxkd.learners import Phase
 from jaxkd.training import example_batch
@@ -167,12 +167,12 @@ def test_a_first_phase_trains_the_trunk_for_the_second(name, settings, data, tmp
     state, frozen = entered(first, of_run, data)
     start = first.phase.learner.deploy(state, frozen)
     step = jax.jit(first.phase.learner.step)
-    losses = []
+    terms = []
     for i in range(30):
         state, metrics = step(state, frozen, data.examples.decode(data[i]))
         assert set(metrics) >= {"loss", name}
-        losses.append(metrics[name])
-    assert np.all(np.mean(losses[-3:], 0) < 0.8 * losses[0])
+        terms.append(metrics[name])
+    assert np.all(np.mean(terms[-3:], 0) < 0.8 * terms[0])
     of_run["first phase"] = first.phase.learner.deploy(state, frozen)
     before, after = (tree["params"]["Conv_0"]["kernel"] for tree in (start, of_run["first phase"]))
     assert np.all(np.max(np.abs(before - after), axis=(1, 2, 3, 4)) > 0)
@@ -181,6 +181,122 @@ def test_a_first_phase_trains_the_trunk_for_the_second(name, settings, data, tmp
     _, metrics = jax.jit(second.phase.learner.step)(state, frozen, data.examples.decode(data[0]))
     assert "hard" in metrics
     assert jnp.all(jnp.isfinite(metrics["loss"]))
+
+
+def by_number(*variables):
+    return {collection: {str(i): own[collection] for i, own in enumerate(variables)} for collection in variables[0]}
+
+
+def for_seeds(tree):
+    return jax.tree.map(lambda x: np.stack([x] * SEEDS), tree)
+
+
+def test_all_that_are_larger_teach(settings, data, results):
+    stages = methods.dgkd(STUDENT, TEACHER, training=settings, assistants=("medium", "less"))
+    assert [stage.phase.name for stage in stages] == ["assistant medium", "assistant less", "student"]
+    results = dict(results)
+    above = [results["teacher"]]
+    for i, stage in enumerate(stages):
+        state, frozen = entered(stage, results, data)
+        assert same(frozen, by_number(*above))
+        _, metrics = jax.eval_shape(stage.phase.learner.step, state, frozen, example_batch(data))
+        assert {"hard", "dgkd"} <= set(metrics)
+        deployed = results[stage.phase.name] = stage.phase.learner.deploy(state, frozen)
+        # The teacher is one for all seeds, the others are each seed's own.
+        above = [for_seeds(results["teacher"]), *above[1:], deployed] if i == 0 else [*above, deployed]
+
+
+COMBINED = {"probabilities": {"weights": (1.0, 3.0)}, "logits": {"weights": (1.0, 3.0)}, "random": {}}
+
+
+@pytest.mark.parametrize("combine", COMBINED)
+def test_several_teachers_at_once(combine, settings, data, results):
+    """The soft part of the first step is what the teachers' logits make of it."""
+    given = COMBINED[combine]
+    other, last = methods.several(
+        STUDENT, TEACHER, training=settings, others=("medium",), combine=combine, temperature=2.0, **given
+    )
+    assert [other.phase.name, last.phase.name] == ["teacher medium", "student"]
+    assert [other.network, last.network] == [OTHERS["medium"], STUDENT]
+    state, frozen = entered(other, results, data)
+    of_run = {**results, "teacher medium": other.phase.learner.deploy(state, frozen)}
+    state, frozen = entered(last, of_run, data)
+    assert same(frozen, by_number(for_seeds(results["teacher"]), of_run["teacher medium"]))
+    batch = data.examples.decode(data[0])
+    _, metrics = jax.jit(last.phase.learner.step)(state, frozen, batch)
+    student = last.phase.learner.deploy(state, frozen)
+    for seed in range(SEEDS):
+        own = jax.tree.map(lambda x, seed=seed: x[seed], (student, of_run["teacher medium"]))
+        z, second = (net.apply(v, batch)[0].logits for net, v in zip((STUDENT, OTHERS["medium"]), own, strict=True))
+        first = TEACHER.apply(results["teacher"], batch)[0].logits
+        each = [losses.soft_label_kl(z, t, 2.0).mean() for t in (first, second)]
+        if combine == "random":
+            assert min(abs(metrics["several"][seed] - one) for one in each) < 1e-5
+        elif combine == "logits":
+            mean = losses.soft_label_kl(z, 0.25 * first + 0.75 * second, 2.0).mean()
+            np.testing.assert_allclose(metrics["several"][seed], mean, rtol=1e-4)
+        else:
+            np.testing.assert_allclose(metrics["several"][seed], 0.25 * each[0] + 0.75 * each[1], rtol=1e-4)
+
+
+def test_a_paraphraser_is_trained_before_the_student(settings, data):
+    student, teacher = MAPS
+    taps = {"student_taps": "norm", "teacher_taps": "norm"}
+    first, second = methods.ft_staged(student, teacher, training=settings, **taps)
+    assert (first.network, second.network) == (None, student)
+    of_run = {"teacher": teacher.init(jax.random.key(7), example_batch(data))}
+    state, frozen = entered(first, of_run, data)
+    assert same(frozen, of_run["teacher"])
+    step, rebuilt = jax.jit(first.phase.learner.step), []
+    for i in range(20):
+        state, metrics = step(state, frozen, data.examples.decode(data[i]))
+        rebuilt.append(metrics["paraphraser"])
+    assert np.all(rebuilt[-1] < rebuilt[0])
+    deployed = of_run["paraphraser"] = first.phase.learner.deploy(state, frozen)
+    # Each seed has the teacher, and a paraphraser of its own beside it.
+    assert same({name: deployed[name] for name in frozen}, for_seeds(frozen))
+    kernel = deployed["paraphraser"]["encoder"]["conv1"]["kernel"]
+    assert np.any(kernel[0] != kernel[1])
+    batch = example_batch(data)
+    np.testing.assert_array_equal(
+        first.phase.learner.network.apply(deployed, batch)[0].logits[1], teacher.apply(frozen, batch)[0].logits
+    )
+    state, frozen = entered(second, of_run, data)
+    assert same(frozen, deployed)
+    state, metrics = jax.jit(second.phase.learner.step)(state, frozen, data.examples.decode(data[0]))
+    assert {"hard", "ft_staged"} <= set(metrics)
+    assert set(state.params["objective"]["ft_staged"]) == {"translator"}
+
+
+@pytest.mark.parametrize("name", ["kdcl", "one"])
+def test_others_learn_with_it_and_the_student_alone_is_deployed(name, settings, data):
+    given = {"others": ("medium", "less")} if name == "kdcl" else {"steps_per_epoch": 2.0, "student_taps": "hidden_0"}
+    student = small.mlp(6, 5) if name == "one" else STUDENT
+    (stage,) = methods.create(name, student, TEACHER, training=settings, **given)
+    state, frozen = entered(stage, {}, data)
+    state, metrics = jax.jit(stage.phase.learner.step)(state, frozen, data.examples.decode(data[0]))
+    assert {"kdcl": {"hard/0", "kdcl/2"}, "one": {"one/hard", "one/ensemble", "one/soft"}}[name] <= set(metrics)
+    assert stage.network is student
+    deployed = stage.phase.learner.deploy(state, frozen)
+    assert jax.tree.map(jnp.shape, deployed) == jax.tree.map(
+        lambda x: (SEEDS, *x.shape), student.init(jax.random.key(0), example_batch(data))
+    )
+
+
+def test_generations_are_also_an_ensemble(stages, data):
+    """The mean of the probabilities of all that were taught, for each seed."""
+    assert [[(one.name, one.members) for one in stage.ensembles] for stage in stages] == [
+        [],
+        [],
+        [("generations 2 to 3", (1, 2))],
+        [("generations 2 to 4", (1, 2, 3))],
+    ]
+    batch = example_batch(data)
+    drawn = [learners.stacked(STUDENT, SEEDS).init(jax.random.key(i), batch) for i in range(4)]
+    (ensemble,) = stages[3].ensembles
+    got = learners.stacked(ensemble.network, SEEDS).apply(ensemble.variables(drawn), batch)[0].logits
+    each = [learners.stacked(STUDENT, SEEDS).apply(own, batch)[0].logits for own in drawn[1:]]
+    np.testing.assert_allclose(jax.nn.softmax(got), np.mean([jax.nn.softmax(z) for z in each], 0), atol=1e-6)
 
 
 def test_peers_give_the_first_of_them(settings, data):
@@ -244,6 +360,14 @@ BAD = {
     "ban": ({"generations": 0}, "generations is 0, and labels alone teach the first: give 1 or more"),
     "dml": ({"peers": 1}, "peers is 1, and a peer learns from another one: 2 or more"),
     "takd": ({"assistants": ()}, "assistants is (): name models between teacher and student"),
+    "dgkd": ({"assistants": ("medium",), "drop": -1}, "drop is -1, and it is how many teachers a batch leaves out"),
+    "several": (
+        {"others": ("medium",), "weights": (1.0, -1.0)},
+        "weights is (1.0, -1.0), of 2 teachers: give one number",
+    ),
+    "kdcl": ({"peers": 1}, "peers is 1, and the teacher is made of several: 2 or more"),
+    "one": ({"steps_per_epoch": 1.0}, "branches part after the last stage but one, and the student has stages alone"),
+    "ft_staged": ({"student_taps": "a"}, 'takes the role "map_before_pool" of the teacher, which has no such role'),
     "progressive": ({"medium": "mlp_64"}, "medium is 'mlp_64': name models to teach later"),
     "online": ({"heads": ()}, "student_taps is empty"),
     "fitnets_staged": ({"student_taps": "a"}, 'takes the role "stages" of the teacher, which has no such role'),
@@ -258,6 +382,29 @@ def test_bad_input(name, settings):
     networks = MAPS if name in ON_MAPS else (STUDENT, TEACHER)
     with pytest.raises(ValueError, match=re.escape(message)):
         methods.create(name, *networks, training=settings, **given)
+
+
+MORE = {
+    "several, none": ("several", {"others": ()}, "others is (): name models to teach too"),
+    "several, how": ("several", {"others": ("less",), "combine": "mean"}, "combine='mean': there are"),
+    "several, drawn": (
+        "several",
+        {"others": ("less",), "combine": "random", "weights": (1.0, 2.0)},
+        'combine="random" draws all teachers alike, and weights is (1.0, 2.0)',
+    ),
+    "dgkd": ("dgkd", {"assistants": "less"}, "assistants is 'less': name models between teacher and student"),
+    "kdcl, none": ("kdcl", {"others": ()}, "others is (): name models to learn with"),
+    "kdcl, how": ("kdcl", {"variant": "general"}, "variant='general': there are"),
+    "one": ("one", {"branches": 1, "steps_per_epoch": 1.0}, "branches is 1, and an ensemble is of several: 2 or more"),
+    "one, grown": ("one", {"rampup": -1.0, "steps_per_epoch": 1.0, "student_taps": "a"}, "rampup is -1.0"),
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_more_of_it(case, settings):
+    name, given, message = MORE[case]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        methods.create(name, STUDENT, TEACHER, training=settings, **given)
 
 
 def test_what_is_missing_is_named(settings):

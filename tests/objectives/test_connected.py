@@ -14,6 +14,7 @@ from jaxkd.objectives import (
     hint,
     norm_and_direction,
     overhaul,
+    paraphraser,
     review,
     semantic_calibration,
     srrl,
@@ -175,14 +176,22 @@ def test_vid():
         started(objective, given({"s": drawn(N, 4, 2, 2)}, {"t": drawn(N, 2, 4, 3)}))
 
 
-@pytest.mark.parametrize(("variant", "weight"), [("code", 0.25), ("repdistiller", 0.0)])
-def test_factor_transfer(variant, weight):
+@pytest.mark.parametrize("trained", [None, "paraphraser"])
+@pytest.mark.parametrize("variant", ["code", "repdistiller"])
+def test_factor_transfer(variant, trained):
+    """With a paraphraser that is trained beside the student, and with one that was before and is frozen."""
     student, teacher = drawn(N, 2, 2, 3), drawn(N, 2, 2, 4)
     signals = given({"s": student}, {"t": teacher})
-    objective = factor_transfer("s", "t", reconstruction=weight, variant=variant)
+    alone = paraphraser("t", variant=variant)
+    ready = started(alone, signals)
+    signals = signals._replace(teacher_variables={"paraphraser": ready["params"]})
+    objective = factor_transfer("s", "t", weight=0.25, variant=variant, trained=trained)
     variables = started(objective, signals)
     means, grads = evaluated(objective, signals, variables)
     params = exact(variables["params"])
+    if trained:
+        assert set(params) == {"translator"}
+        params |= exact(ready["params"])
 
     def run(part, x):
         for i in "123":
@@ -200,11 +209,19 @@ def test_factor_transfer(variant, weight):
     else:
         seen, rebuilt, axes = ((translated**2).mean(-1), (factors**2).mean(-1)), (error**2).mean(), (1, 2)
     unit = [x / np.sqrt((x**2).sum(axes, keepdims=True)) for x in seen]
-    np.testing.assert_allclose(means["factor"], [1, np.abs(unit[0] - unit[1]).mean()], rtol=1e-5)
-    np.testing.assert_allclose(means["reconstruction"], [weight, rebuilt], rtol=1e-5)
+    np.testing.assert_allclose(means["factor"], [0.25, np.abs(unit[0] - unit[1]).mean()], rtol=1e-5)
     assert moved(grads["translator"])
-    # Where the reconstruction does not count, nothing else trains the paraphraser.
-    assert all(np.any(x) == (weight > 0) for x in jax.tree.leaves((grads["encoder"], grads["decoder"])))
+    if trained:
+        assert set(means) == {"factor"}
+
+        def error(params):
+            (term,) = alone.apply({"params": params}, signals)[0].values()
+            return term.sum / term.count
+
+        value, grads = jax.jit(jax.value_and_grad(error))(ready["params"])
+        means = {"reconstruction": (1, value)}
+    np.testing.assert_allclose(means["reconstruction"], [1, rebuilt], rtol=1e-5)
+    assert all(np.any(x) for x in jax.tree.leaves((grads["encoder"], grads["decoder"])))
 
 
 def test_factor_transfer_errors():
@@ -214,8 +231,15 @@ def test_factor_transfer_errors():
     flat = given({"s": drawn(N, 3)}, {"t": drawn(N, 4)})
     with pytest.raises(ValueError, match=r'"s" is \[4,3\], teacher tap "t" is \[4,4\]: 3x3 convolutions take maps'):
         started(factor_transfer("s", "t"), flat)
+    with pytest.raises(ValueError, match=r'teacher tap "t" is \[4,4\]: 3x3 convolutions take maps'):
+        started(paraphraser("t"), flat)
     with pytest.raises(ValueError, match="variant='l2': there are"):
         factor_transfer("s", "t", variant="l2")
+    with pytest.raises(ValueError, match='the teacher has no paraphraser in "p": train one first'):
+        started(factor_transfer("s", "t", trained="p"), signals)
+    small = signals._replace(teacher_variables={"p": started(paraphraser("t", rate=0.25), signals)["params"]})
+    with pytest.raises(ValueError, match='in "p" makes 1 factors of 4 channels, teacher tap "t" has 4 channels and 2'):
+        started(factor_transfer("s", "t", trained="p"), small)
 
 
 def test_overhaul():

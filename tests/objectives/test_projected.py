@@ -73,7 +73,9 @@ def exponential(a):
     return total
 
 
-@pytest.mark.parametrize(("wide", "narrow", "student_is_wide"), [(6, 3, True), (6, 3, False), (4, 4, True), (11, 2, False)])
+@pytest.mark.parametrize(
+    ("wide", "narrow", "student_is_wide"), [(6, 3, True), (6, 3, False), (4, 4, True), (11, 2, False)]
+)
 def test_orthogonal_projection(wide, narrow, student_is_wide):
     widths = (wide, narrow) if student_is_wide else (narrow, wide)
     student, teacher = 2 * drawn(N, 2, 2, widths[0]), 3 * drawn(N, 5, widths[1]) + 1

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxkd import losses, objectives
-from jaxkd.methods._terms import check_labels, labels_of
+from jaxkd import losses
 from jaxkd.networks import Variables
-from jaxkd.objectives import Number, Objective, Signals, Taps
 from jaxkd.objectives._blocks import linear, norm
-from jaxkd.objectives._common import value_at
+from jaxkd.objectives._common import Number, mean_over_examples, value_at, without_padding
+from jaxkd.objectives._objective import Objective, Signals, Taps
+from jaxkd.objectives._of_losses import check_labels, labels_of
 from jaxkd.objectives._parts import convolve, draw_conv, normalize, pooled
 
 
@@ -44,15 +44,15 @@ def one_for_all_of_stages(stages: Sequence[str], features: str, *, exponent: Num
 
     def apply(variables: Variables, signals: Signals) -> tuple[dict, dict, Variables]:
         batch, label = signals.batch, labels_of(signals)
-        of_teacher = objectives.without_padding(signals.teacher.logits, batch)
+        of_teacher = without_padding(signals.teacher.logits, batch)
         power, divisor = value_at(exponent, signals.step), value_at(temperature, signals.step)
         values = jnp.zeros(())
         for i, stage in enumerate(stages):
             params = variables["params"][f"stage_{i}"]
-            x = convolve(params["conv"], objectives.without_padding(signals.student.taps[stage], batch))
+            x = convolve(params["conv"], without_padding(signals.student.taps[stage], batch))
             x = pooled(jax.nn.relu(normalize(params["norm"], x, signals)))
-            logits = objectives.without_padding(convolve(params["classifier"], x), batch)
+            logits = without_padding(convolve(params["classifier"], x), batch)
             values += losses.one_for_all(logits, of_teacher, label, power, temperature=divisor)
-        return {"one_for_all": objectives.mean_over_examples(values, batch, label >= 0)}, {}, {}
+        return {"one_for_all": mean_over_examples(values, batch, label >= 0)}, {}, {}
 
     return Objective(Taps(tuple(stages), (features,)), init, apply)

@@ -1,5 +1,6 @@
 """Linen models by name. They know nothing of distillation, but name their inner features (``module.roles``)."""
 
+from jaxkd.models._bert import BERT
 from jaxkd.models._bit import BiT
 from jaxkd.models._cifar_mobilenet import CifarMobileNetV2
 from jaxkd.models._cifar_resnet import CifarResNet
@@ -17,6 +18,7 @@ from jaxkd.models._vit import ViT
 from jaxkd.models._wide_resnet import WideResNet
 
 __all__ = [
+    "BERT",
     "MLP",
     "VGG",
     "BiT",

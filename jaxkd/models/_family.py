@@ -14,7 +14,7 @@ class Family(NamedTuple):
       name: of the family.
       module: the constructor; takes ``classes`` beside the arguments of a variant.
       variants: arguments by the name that the literature calls the model.
-      image_shape: (height, width, channels) of the images that the family is for.
+      image_shape: (height, width, channels) of the images that the family is for; () of models of text.
       paper: where it comes from.
       published: parameters by name, as the published code has them for ``classes`` classes. Counting them by tracing a
         network takes a second; a test does it.
@@ -26,7 +26,7 @@ class Family(NamedTuple):
     name: str
     module: Callable[..., nn.Module]
     variants: Mapping[str, Mapping[str, Any]]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     paper: str
     published: Mapping[str, int] = {}
     classes: int = 100

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxkd.models import (
+    _bert,
     _bit,
     _cifar_mobilenet,
     _cifar_resnet,
@@ -43,6 +44,7 @@ _FAMILIES: tuple[Family, ...] = (
     _efficientnet.FAMILY,
     _vit.VIT_FAMILY,
     _vit.DEIT_FAMILY,
+    *_bert.FAMILIES,
 )
 
 
@@ -54,7 +56,7 @@ class ModelInfo(NamedTuple):
       family: which models it belongs to.
       parameters: their number at ``classes`` classes on images of ``image_shape``.
       classes: of the data set that the literature has the model for.
-      image_shape: (height, width, channels).
+      image_shape: (height, width, channels); () of models of text.
       paper: where the model comes from.
     """
 
@@ -62,7 +64,7 @@ class ModelInfo(NamedTuple):
     family: str
     parameters: int
     classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     paper: str
 
 
@@ -76,7 +78,8 @@ def create(name: str, classes: int) -> nn.Module:
       classes: number of classes.
 
     Returns:
-      A Linen module: ``module.apply(variables, image, train=...)`` gives logits [batch, classes].
+      A Linen module: ``module.apply(variables, image, train=...)`` gives logits [batch, classes]; a model of text takes
+      words for the image.
 
     Raises:
       ValueError: if there is no model of that name (the error lists the nearest), or less than one class.
@@ -110,7 +113,7 @@ def names() -> tuple[ModelInfo, ...]:
     )
 
 
-def _parameters(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def _parameters(module: nn.Module, image_shape: tuple[int, ...]) -> int:
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -11,23 +11,26 @@ import numpy as np
 from flax import linen as nn
 
 from jaxkd._checks import shape_of
+from jaxkd.models._bert import BERT
 from jaxkd.models._registry import create
 from jaxkd.models.pretrained._files import read
-from jaxkd.models.pretrained._names import source, to_flax
+from jaxkd.models.pretrained._names import source, to_flax, weights
 
 
 def load(
     model: str | nn.Module, path: str | PathLike[str], image_shape: tuple[int, int, int] = (224, 224, 3)
 ) -> dict[str, Any]:
-    """Loads weights that torchvision, timm or the code behind the CIFAR tables have saved.
+    """Loads weights that torchvision, timm, Hugging Face or the code behind the CIFAR tables have saved.
 
-    Residual networks, MobileNetV2 and EfficientNet have torchvision's names, BiT, MobileNetV1, ViT and DeiT timm's.
+    Residual networks, MobileNetV2 and EfficientNet have torchvision's names, BiT, MobileNetV1, ViT and DeiT timm's,
+    BERTs Hugging Face's. Of a BERT the heads that it was pretrained with are left out; its encoder alone is
+    ``BERT(..., classes=None)``, from which ``init_from_teacher(..., keep=("classifier",))`` starts a classifier.
 
     Args:
       model: a model of the zoo, or the name of one, which then has as many classes as the weights.
       path: what `read` takes.
       image_shape: (height, width, channels) of the images that the weights are for; for ViT and DeiT it says how many
-        positions there are.
+        positions there are, for BERTs nothing.
 
     Returns:
       The module's variables, ``{"params": ...}`` and perhaps ``"batch_stats"``, of the module's ``param_dtype``.
@@ -37,7 +40,7 @@ def load(
       ValueError: if the file is refused, no foreign names are known for the model, or the weights do not fit it: the
         error lists missing, surplus and mis-shaped tensors, those that are no floats and those that are not finite.
     """
-    tensors = read(path)
+    tensors = weights(read(path))
     if isinstance(model, str):
         # The number of classes is the classifier's. Where there is none, or it is odd, the comparison below says so.
         bias = tensors.get(source(create(model, 1), ("classifier", "bias")).name)
@@ -57,6 +60,7 @@ def convert(
       ValueError: as `load`.
     """
     expected = expected_variables(module, image_shape)
+    tensors = weights(tensors)
     used, problems, values = set(), Problems(), {}
     for path, leaf in expected.items():
         name, part = source(module, path[1:])
@@ -69,8 +73,7 @@ def convert(
             tensor = np.split(tensor, 3)[part]
         values[path] = tensor = to_flax(tensor, len(leaf.shape)) if path[-1] == "kernel" else tensor
         problems.compare(name, tensor, "/".join(path[1:]), leaf.shape)
-    counters = {name for name in tensors if name.endswith("num_batches_tracked")}
-    problems.surplus.extend(set(tensors) - used - counters)
+    problems.surplus.extend(set(tensors) - used)
     problems.raise_any(type(module).__name__)
     dtypes = {path: expected[path].dtype for path in values}
     return flax.traverse_util.unflatten_dict({p: jnp.asarray(v, dtypes[p]) for p, v in values.items()})
@@ -79,7 +82,9 @@ def convert(
 def expected_variables(module: nn.Module, image_shape: tuple[int, int, int]) -> dict[tuple[str, ...], Any]:
     """Returns the shapes and dtypes of a module's variables, by their path with the collection first."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return flax.traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), image))
+    words = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    inputs = words if isinstance(module, BERT) else image
+    return flax.traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), inputs))
 
 
 class Problems:

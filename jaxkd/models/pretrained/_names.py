@@ -1,13 +1,14 @@
-"""What torchvision and timm call the variables of the zoo's models."""
+"""What torchvision, timm and Hugging Face call the variables of the zoo's models."""
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import linen as nn
 
+from jaxkd.models._bert import BERT
 from jaxkd.models._bit import BiT
 from jaxkd.models._cifar_resnet import CifarResNet
 from jaxkd.models._efficientnet import EfficientNet
@@ -28,7 +29,9 @@ class Source(NamedTuple):
     part: int | None = None
 
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
+# What is saved beside the weights: counters, positions that count up, and the heads of BERT's pretraining.
+_BESIDE = re.compile(r".*num_batches_tracked|(.*\.)?position_ids|cls\..*|vocab_(transform|layer_norm|projector)\..*")
 
 
 def source(module: nn.Module, path: Sequence[str]) -> Source:
@@ -47,6 +50,12 @@ def source(module: nn.Module, path: Sequence[str]) -> Source:
         raise ValueError(f"no foreign names are known for a {type(module).__name__}; they are for {known}")
     *layers, leaf = path
     return name_of(module, layers, _LEAVES.get(leaf, leaf))
+
+
+def weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Leaves out what is saved beside a model's weights, and the name that others give to the whole of a BERT."""
+    named = {re.sub(r"^(distil)?bert\.", "", name): tensor for name, tensor in tensors.items()}
+    return {name: tensor for name, tensor in named.items() if not _BESIDE.fullmatch(name)}
 
 
 def to_flax(tensor: np.ndarray, axes: int) -> np.ndarray:
@@ -160,6 +169,36 @@ def _vit(module: Any, layers: Sequence[str], leaf: str) -> Source:
     raise _unknown(module, layers, leaf)
 
 
+def _bert(module: Any, layers: Sequence[str], leaf: str) -> Source:
+    """Hugging Face's BERT and DistilBERT."""
+    match layers:
+        case ["classifier"]:
+            return Source(f"classifier.{leaf}")
+        case ["pooler"]:
+            return Source(f"{'pre_classifier' if module.distil else 'pooler.dense'}.{leaf}")
+        case ["embedding", "norm"]:
+            return Source(f"embeddings.LayerNorm.{leaf}")
+        case ["embedding", kind]:
+            return Source(f"embeddings.{'token_type' if kind == 'type' else kind}_embeddings.{leaf}")
+        case [block, *inner]:
+            place = "transformer.layer" if module.distil else "encoder.layer"
+            name = _BERT_LAYERS["/".join(inner)][int(module.distil)]
+            return Source(f"{place}.{_number(block) - 1}.{name}.{leaf}")
+    raise _unknown(module, layers, leaf)
+
+
+_BERT_LAYERS = {
+    "attention/query": ("attention.self.query", "attention.q_lin"),
+    "attention/key": ("attention.self.key", "attention.k_lin"),
+    "attention/value": ("attention.self.value", "attention.v_lin"),
+    "attention/out": ("attention.output.dense", "attention.out_lin"),
+    "attention_norm": ("attention.output.LayerNorm", "sa_layer_norm"),
+    "feed_forward/in": ("intermediate.dense", "ffn.lin1"),
+    "feed_forward/out": ("output.dense", "ffn.lin2"),
+    "feed_forward_norm": ("output.LayerNorm", "output_layer_norm"),
+}
+
+
 def _unknown(module: nn.Module, layers: Sequence[str], leaf: str) -> ValueError:
     return ValueError(f"no foreign name is known for {'/'.join([*layers, leaf])} of a {type(module).__name__}")
 
@@ -172,4 +211,5 @@ _NAMES: dict[type[nn.Module], Callable[[Any, Sequence[str], str], Source]] = {
     MobileNetV2: functools.partial(_inverted, nested=False),
     EfficientNet: functools.partial(_inverted, nested=True),
     ViT: _vit,
+    BERT: _bert,
 }

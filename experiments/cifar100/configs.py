@@ -59,7 +59,7 @@ _REPDISTILLER: Mapping[str, tuple[float | None, ...]] = {
     "rkd": (73.35, 72.22, 69.61, 69.25, 71.82, 71.90, 71.48, 64.52, 64.43, 71.50, 72.28, 73.21, 72.21),
     "pkt": (74.54, 73.45, 70.34, 70.25, 72.61, 73.64, 72.88, 67.13, 66.52, 73.01, 74.10, 74.69, 73.89),
     "ab": (72.50, 72.38, 69.47, 69.53, 70.98, 73.17, 70.94, 66.06, 67.20, 70.65, 73.55, 74.31, 73.34),
-    "ft": (73.25, 71.59, 69.84, 70.22, 72.37, 72.86, 70.58, 61.78, 60.99, 70.29, 71.75, 72.50, 72.03),
+    "ft_staged": (73.25, 71.59, 69.84, 70.22, 72.37, 72.86, 70.58, 61.78, 60.99, 70.29, 71.75, 72.50, 72.03),
     "fsp": (72.91, None, 69.95, 70.11, 71.89, 72.62, 70.23, *_NONE),
     "nst": (73.68, 72.24, 69.60, 69.53, 71.96, 73.30, 71.53, 58.16, 64.96, 71.28, 74.12, 74.68, 74.89),
     "crd": (75.48, 74.14, 71.16, 71.46, 73.48, 75.51, 73.94, 69.73, 69.11, 74.30, 75.11, 75.65, 76.05),
@@ -84,7 +84,7 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     # The second stage, where there are four of them, too.
     "fitnets": ("student_taps=stages[1]", "teacher_taps=stages[1]"),
     # The last stage, also where something stands between it and the average.
-    "ft": ("student_taps=stages[-1]", "teacher_taps=stages[-1]"),
+    "ft_staged": ("student_taps=stages[-1]", "teacher_taps=stages[-1]"),
 }
 _DKD_BETA = {
     **dict.fromkeys(("resnet56-resnet20", "resnet110-resnet32"), 2),

@@ -43,7 +43,7 @@ class BenchmarkConfig:
     )
     """How many students of each, trained at once."""
     epochs: Annotated[
-        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 10; fashion_mnist: 3)")
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 10; fashion_mnist: 1)")
     ] = None
     """Epochs of every phase of every student."""
     teacher_epochs: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 20.0
@@ -190,7 +190,7 @@ def _settings(config: BenchmarkConfig, pair: _Pair) -> Any:
             alpha=0.9,
             labels="all",
             seeds=(5 if few else 20) if config.seeds is None else config.seeds,
-            epochs=(3.0 if few else 10.0) if config.epochs is None else config.epochs,
+            epochs=(1.0 if few else 10.0) if config.epochs is None else config.epochs,
             teacher_epochs=config.teacher_epochs,
             batch_size=config.batch_size,
             optimizer="adam",

@@ -1,7 +1,7 @@
 """Layers that families share, with the numbers that weights trained elsewhere expect."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,29 +61,6 @@ class ConvNorm(nn.Module):
             param_dtype=self.param_dtype,
             name="norm",
         )(x)
-
-
-def conv_by_matmul(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options: Any
-) -> jax.Array:
-    """``jax.lax.conv_general_dilated`` as one matrix product with the patches of all positions: NHWC, HWIO, one group.
-
-    The patches take the kernel's area times the memory of ``x``. For maps of a few channels that is the faster form on
-    a CPU, and under ``vmap`` it stays a batched product where a convolution becomes a grouped one, which is slow there.
-    """
-    height, width, _, features = kernel.shape
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = (
-        (size - window) // stride * stride
-        for size, window, stride in zip(x.shape[1:3], kernel.shape, strides, strict=False)
-    )
-    patches = [
-        x[:, i : i + rows + 1 : strides[0], j : j + columns + 1 : strides[1]]
-        for i in range(height)
-        for j in range(width)
-    ]
-    matmul = functools.partial(jnp.matmul, precision=options.get("precision"))
-    return matmul(jnp.concatenate(patches, -1), kernel.reshape(-1, features))
 
 
 def torch_dense(inputs: int, features: int, *, dtype: Any, param_dtype: Any) -> nn.Dense:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxkd._convolution import conv_by_matmul
 from jaxkd.models._family import Family
-from jaxkd.models._layers import ConvNorm, conv_by_matmul
+from jaxkd.models._layers import ConvNorm
 
 
 class ConvStage(nn.Module):

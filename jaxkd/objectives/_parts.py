@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd._checks import shape_of
+from jaxkd._convolution import conv_by_matmul
 from jaxkd.objectives._blocks import batch_norm
 from jaxkd.objectives._common import without_padding
 from jaxkd.objectives._memory import global_positions
@@ -13,6 +14,10 @@ from jaxkd.objectives._objective import Signals
 
 Params = Mapping[str, jax.Array]
 Shape = tuple[int, ...]
+
+# Of so few, the patches of a map are no larger than what is beside it, and XLA's convolutions slow on a CPU, the more
+# so under vmap.
+_FEW_POSITIONS = 16
 
 # He et al. 2015, by fan-out: what the literature's code draws convolutions from.
 _draw = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -30,6 +35,9 @@ def convolve(params: Params, x: jax.Array) -> jax.Array:
     x = x.astype(jnp.promote_types(x.dtype, kernel.dtype))
     if kernel.ndim == 2:
         y = x @ kernel
+    elif x.shape[1] * x.shape[2] <= _FEW_POSITIONS:
+        padding = [((size - 1) // 2, size // 2) for size in kernel.shape[:2]]
+        y = conv_by_matmul(x, kernel.astype(x.dtype), (1, 1), padding)
     else:
         y = jax.lax.conv_general_dilated(
             x, kernel.astype(x.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

@@ -1,10 +1,10 @@
-"""Layers that families share."""
+"""A convolution as a matrix product, against XLA's."""
 
 import jax
 import numpy as np
 import pytest
 
-from jaxkd.models._layers import conv_by_matmul
+from jaxkd._convolution import conv_by_matmul
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,32 @@ def test_the_first_weights_learn(family):
         assert np.isfinite(x).all(), name
         # The bias of a convolution before BatchNorm moves nothing.
         assert np.abs(x).max() > 1e-4 or ("conv" in name and "bias" in name), name
+
+
+def equations(jaxpr):
+    """All of them, those of inner programs among them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
+            if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize("family", golden.MODELS)
+def test_dtypes_and_axis_reach_every_layer(family):
+    """In bfloat16 every product is of bfloat16, no parameter is; every BatchNorm averages over the axis."""
+    module = golden.MODELS[family].clone(dtype=jnp.bfloat16, axis_name="devices")
+    image = jax.ShapeDtypeStruct((2, *golden.image(family).shape), jnp.float32)
+    variables = jax.eval_shape(functools.partial(golden.MODELS[family].init, jax.random.key(0)), golden.image(family))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+    def train(variables, image):
+        return module.apply(variables, image, train=True, mutable=["batch_stats"])[0]
+
+    traced = jax.make_jaxpr(jax.vmap(train, (None, 0), axis_name="devices"))(variables, image)
+    assert traced.out_avals[0].dtype == jnp.bfloat16
+    products = [e for e in equations(traced.jaxpr) if e.primitive.name in ("conv_general_dilated", "dot_general")]
+    assert {x.aval.dtype for e in products for x in e.invars} == {jnp.dtype(jnp.bfloat16)}
+    norms = len(jax.tree.leaves(variables["batch_stats"])) // 2
+    assert len(products) >= norms
+    assert str(traced).count("psum") == norms

@@ -70,6 +70,22 @@ def test_bad_arguments():
         models.StridedCNN(())
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: models.WideResNet(20), r"depth is 20, but must be 6n \+ 4"),
+        (lambda: models.VGG((1, 1, 1)), r"layers is \(1, 1, 1\) .* both are of five stages"),
+        (lambda: models.CifarBottleneckResNet((3, 4, 0, 3)), r"blocks is \(3, 4, 0, 3\), but .* four stages"),
+        (lambda: models.ShuffleNetV1((36, 72, 100)), r"widths is \(36, 72, 100\), but has to grow from 24 by .* 12"),
+        (lambda: models.ShuffleNetV1(units=(1, 1)), r"units is \(1, 1\), but both are of three stages"),
+        (lambda: models.ShuffleNetV2((12, 25, 48, 40)), r"widths is \(12, 25, 48, 40\) .* of even widths"),
+    ],
+)
+def test_bad_stages(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
 def test_mlp_is_dense_and_relu():
     module = models.MLP((5, 3), classes=4)
     variables, image = initialized(module, (2, 3, 1))

@@ -151,7 +151,15 @@ def test_students_that_are_none(tmp_path, resnet8):
     tensors = {"x": np.zeros(3, np.float32)}
     with pytest.raises(ValueError, match='no metadata "jaxkd"'):
         pretrained.load_student(saved(path, tensors))
-    for metadata, problem in (("{", "Expecting"), ("[]", "lacks model"), (json.dumps(CONFIG), "surplus: x")):
+    odd = (
+        ("{", "Expecting"),
+        ("[]", "lacks model"),
+        ("[" * 100_000, "recursion"),
+        (json.dumps(CONFIG | {"classes": "5"}), "lacks classes"),
+        (json.dumps(CONFIG | {"image_shape": [-1, "x"]}), "image_shape is"),
+        (json.dumps(CONFIG), "surplus: x"),
+    )
+    for metadata, problem in odd:
         safetensors.numpy.save_file(tensors, path, {"jaxkd": metadata})
         with pytest.raises(ValueError, match=f"student.safetensors: .*{problem}"):
             pretrained.load_student(path)

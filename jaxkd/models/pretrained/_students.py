@@ -41,7 +41,7 @@ def save(path: str | PathLike[str], variables: Mapping[str, Any], config: Mappin
       path: of the file, which must not exist yet.
       variables: a mapping of collections.
       config: what can be written as JSON; with at least ``"model"``, a name of the zoo, ``"classes"``, and
-        ``"image_shape"``, (height, width, channels). It becomes the metadata ``"jaxkd"``.
+        ``"image_shape"``, (height, width, channels), () for a model of text. It becomes the metadata ``"jaxkd"``.
 
     Raises:
       FileExistsError: if there is such a file.
@@ -81,15 +81,13 @@ def load_student(path: str | PathLike[str]) -> Student:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no student at {path}")
-    tensors, metadata = read_safetensors(path)
-    if _METADATA not in metadata:
-        raise ValueError(
-            f'{path}: it has no metadata "{_METADATA}": it is not a saved student; weights of others: load'
-        )
     try:
+        tensors, metadata = read_safetensors(path)
+        if _METADATA not in metadata:
+            raise ValueError(f'it has no metadata "{_METADATA}": it is no saved student; weights of others: load')
         config = json.loads(metadata[_METADATA])
         module = _module(config, tensors)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     variables = {tuple(name.split("/")): jnp.asarray(array) for name, array in tensors.items()}
     return Student(module, flax.traverse_util.unflatten_dict(variables), config)
@@ -97,11 +95,13 @@ def load_student(path: str | PathLike[str]) -> Student:
 
 def _module(config: Any, tensors: Mapping[str, np.ndarray]) -> nn.Module:
     """Makes the module of a config, after checking that the tensors are its variables."""
-    lacking = [
-        key for key in ("model", "classes", "image_shape") if not isinstance(config, Mapping) or key not in config
-    ]
+    kinds = {"model": str, "classes": int, "image_shape": list | tuple}
+    given = config if isinstance(config, Mapping) else {}
+    lacking = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind)]
     if lacking:
         raise ValueError(f"the config lacks {', '.join(lacking)}: without it nothing says which model this is")
+    if not all(type(n) is int and n > 0 for n in config["image_shape"]):
+        raise ValueError(f"the config's image_shape is {config['image_shape']}: it has to be (height, width, channels)")
     module = create(config["model"], config["classes"])
     expected = {"/".join(path): leaf for path, leaf in expected_variables(module, config["image_shape"]).items()}
     problems = Problems()

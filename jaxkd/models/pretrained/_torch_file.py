@@ -6,6 +6,7 @@ was a row of pickles (a magic number, the version, the machine, the object, the 
 
 import io
 import math
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,9 +66,13 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     """
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"
-    state, array_of = (_read_zip if zipped else _read_legacy)(path)
-    tensors = _state_dict(state)
-    return {name: _view(name, tensor, array_of(tensor.storage)) for name, tensor in tensors.items()}
+    try:
+        state, array_of = (_read_zip if zipped else _read_legacy)(path)
+        tensors = _state_dict(state)
+        return {name: _view(name, tensor, array_of(tensor.storage)) for name, tensor in tensors.items()}
+    except (zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError, OverflowError) as error:
+        # What `zipfile` raises of headers that lie, and sizes no file can have.
+        raise ValueError(f"it is damaged ({error})") from None
 
 
 def _read_zip(path: Path) -> tuple[Any, Callable[[Storage], np.ndarray]]:

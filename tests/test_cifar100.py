@@ -103,5 +103,7 @@ def test_a_cell_on_made_up_images(scripts, cifar100, tmp_path, monkeypatch, caps
     comparison = Comparison.from_json((run / "comparison.json").read_text())
     assert (comparison.examples, [student.name for student in comparison.students]) == (40, ["distilled"])
     assert "published: no number" in capsys.readouterr().out
+    assert scripts["run"].main([*command, "--seeds", "2"]) == 1
+    assert "was started with another config: seeds is 1 there and 2 here" in capsys.readouterr().err
     cell = f"**{100 * comparison.students[0].accuracy.mean:.2f}** |"
     assert cell in scripts["table"].table(tmp_path)

@@ -11,12 +11,12 @@ from pathlib import Path
 import configs
 
 from jaxkd import cli
-from jaxkd.jobs import RunOptions
+from jaxkd.jobs import RunError, RunOptions
 from jaxkd.training import InterruptedTraining
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; the exit code is 1 if it was interrupted, and the same command goes on with it."""
+    """Runs the command; the exit code is 1 after an error, or if it was interrupted: the same command goes on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pair", choices=configs.PAIRS, metavar="PAIR", help=", ".join(configs.PAIRS))
     parser.add_argument("method", choices=configs.PUBLISHED, metavar="METHOD", help=", ".join(configs.PUBLISHED))
@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cli.distill(job, options)
     except InterruptedTraining:
+        return 1
+    except (RunError, ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     expected = configs.PUBLISHED[asked.method].get(asked.pair)
     print(f"published: {'no number' if expected is None else f'{expected} %'}")

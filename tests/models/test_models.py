@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxkd import models, networks
+from jaxkd.models import _layers
 
 
 def initialized(module, shape, batch=4):
@@ -84,6 +85,17 @@ def test_bad_arguments():
 def test_bad_stages(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_weights_are_drawn_as_in_the_published_code():
+    draw = lambda init, *shape: np.asarray(init(jax.random.key(0), shape, jnp.float32))  # noqa: E731
+    # A convolution of single channels has as many weights an output as one of a single input.
+    np.testing.assert_allclose(draw(_layers.HE_FAN_OUT, 3, 3, 1, 4096).std(), np.sqrt(2 / (9 * 4096)), rtol=0.02)
+    uniform = draw(_layers.TORCH_DEFAULT, 3, 3, 64, 128)
+    np.testing.assert_allclose([uniform.min(), uniform.max()], np.array([-1, 1]) / np.sqrt(9 * 64), rtol=1e-3)
+    params = _layers.torch_dense(25, 4000, dtype=None, param_dtype=jnp.float32).init(jax.random.key(0), jnp.ones(25))
+    for x in params["params"].values():
+        np.testing.assert_allclose([x.min(), x.max()], [-0.2, 0.2], rtol=1e-2)
 
 
 def test_mlp_is_dense_and_relu():

@@ -69,7 +69,7 @@ def convert(
             problems.missing.append(name)
             continue
         tensor = tensors[name]
-        if part is not None and len(tensor) % 3 == 0:
+        if part is not None and tensor.ndim and len(tensor) % 3 == 0:
             tensor = np.split(tensor, 3)[part]
         values[path] = tensor = to_flax(tensor, len(leaf.shape)) if path[-1] == "kernel" else tensor
         problems.compare(name, tensor, "/".join(path[1:]), leaf.shape)

@@ -1,6 +1,7 @@
 """Learners: all training as pure functions over explicit state, and what combines them."""
 
 from jaxkd.learners._branched import branched
+from jaxkd.learners._collaborative import CollaborativeState, collaborative
 from jaxkd.learners._distill import DistillState, Prepare, distill
 from jaxkd.learners._ema import EmaState, ema
 from jaxkd.learners._halving import HalvingState, Places, Score, successive_halving
@@ -12,6 +13,7 @@ from jaxkd.learners._phase import Enter, Phase, Results, fresh, warm
 from jaxkd.learners._stacked import Points, SweepState, product, seeds, stacked, sweep
 
 __all__ = [
+    "CollaborativeState",
     "DistillState",
     "EmaState",
     "Enter",
@@ -26,6 +28,7 @@ __all__ = [
     "Score",
     "SweepState",
     "branched",
+    "collaborative",
     "distill",
     "ema",
     "fresh",

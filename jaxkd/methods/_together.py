@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from jaxkd import learners, objectives
-from jaxkd.learners import Learner
+from jaxkd.learners import Learner, Phase
 from jaxkd.methods._taps import Given, taps
 from jaxkd.methods._terms import after_rampup
 from jaxkd.methods._training import Stage, Training, one_stage
@@ -102,19 +102,22 @@ def kdcl(
     teacher: Network | None = None,
     *,
     training: Training,
+    steps_per_epoch: float,
     peers: int = 2,
     others: tuple[str, ...] | None = None,
     weight: Number = 1.0,
     temperature: Number = 2.0,
-    variant: Literal["naive", "linear", "min_logit"] = "min_logit",
+    variant: Literal["naive", "linear", "min_logit", "general"] = "min_logit",
     views: Literal["own", "same"] = "own",
 ) -> tuple[Stage, ...]:
     """KDCL: peers learn from labels and from the one teacher that is made of what all of them say of an example.
 
     ``learners.mutual`` with ``objectives.collaborative_target`` of ``variant``; each peer has its own augmentation of
-    an example, unless ``views`` is ``"same"``. The peers are equal ones, ``peers`` of them, or the student and the
-    models that ``others`` names. The first of them is the student. There is no teacher: one that is given is not looked
-    at.
+    an example, unless ``views`` is ``"same"``. With ``"general"`` it is ``learners.collaborative``, which once an epoch
+    weighs them by their errors on held-out examples: it sees labels that no other variant does.
+
+    The peers are equal ones, ``peers`` of them, or the student and the models that ``others`` names. The first of them
+    is the student. There is no teacher: one that is given is not looked at.
 
     To expect: 78.2 and 74.0 of ResNet-50 and MobileNetV2 on ImageNet, alone 76.8 and 72.0 (the paper).
 
@@ -130,6 +133,18 @@ def kdcl(
     objective = objectives.weighted_sum(
         hard=(1.0, objectives.hard_label()), kdcl=(weight, objectives.soft_label(temperature))
     )
+    if variant == "general":
+        if training.held_out is None:
+            raise ValueError('method kdcl: variant="general" weighs peers by held-out examples, and there are none')
+        held_out = training.held_out()
+        every = max(1, round(steps_per_epoch))
+
+        def weigh(**how: Any) -> Learner:
+            return learners.collaborative(together, objective, every=every, views=views, keep=0, **how)
+
+        learner = training.learner(weigh)
+        enter = learners.fresh(learner, lambda results: held_out)
+        return (Stage(Phase("student", learner, training.steps, enter, training.transfer), student),)
     target = objectives.collaborative_target(variant)
 
     def make(**how: Any) -> Learner:

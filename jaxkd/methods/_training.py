@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxkd import learners, objectives
 from jaxkd.learners import Enter, Learner, Phase, Results
-from jaxkd.networks import Network, Variables
+from jaxkd.networks import Batch, Network, Variables
 from jaxkd.networks._side_by_side import by_collection
 from jaxkd.objectives import Objective
 
@@ -61,6 +61,7 @@ class Training(NamedTuple):
       pairs: ``() -> data``: batches of pairs of one class (``data.PairedBatches``), of those that have a label.
       complete: the data that the teacher learnt from, with all labels.
       network: ``name -> network``, for other models than student and teacher.
+      held_out: ``() -> batch`` of examples that nothing is trained on, with labels; None: there are none.
     """
 
     learner: Callable[..., Learner]
@@ -70,6 +71,7 @@ class Training(NamedTuple):
     pairs: Callable[[], Any]
     complete: Any
     network: Callable[[str], Network]
+    held_out: Callable[[], Batch] | None = None
 
 
 def one_stage(training: Training, learner: Learner, network: Network) -> tuple[Stage, ...]:

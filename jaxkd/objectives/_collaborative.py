@@ -28,8 +28,8 @@ def collaborative_target(
       * ``"min_logit"``: min_k (z_kj - z_kc) of each class j: the odds against the label that the surest peer gives. Its
         cross-entropy is no larger than that of any peer.
 
-    An example without a label has the mean of the peers' logits. (The paper's fourth variant, "general", weighs by
-    errors on held-out examples, once an epoch: it is not here.)
+    An example without a label has the mean of the peers' logits. (The paper's fourth variant, "general", looks at
+    held-out examples instead: ``learners.collaborative``.)
 
     Args:
       variant: see above.

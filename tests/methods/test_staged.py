@@ -247,11 +247,8 @@ def test_a_paraphraser_is_trained_before_the_student(settings, data):
     of_run = {"teacher": teacher.init(jax.random.key(7), example_batch(data))}
     state, frozen = entered(first, of_run, data)
     assert same(frozen, of_run["teacher"])
-    step, rebuilt = jax.jit(first.phase.learner.step), []
-    for i in range(20):
-        state, metrics = step(state, frozen, data.examples.decode(data[i]))
-        rebuilt.append(metrics["paraphraser"])
-    assert np.all(rebuilt[-1] < rebuilt[0])
+    state, metrics = jax.jit(first.phase.learner.step)(state, frozen, data.examples.decode(data[0]))
+    assert np.all(metrics["paraphraser"] > 0)
     deployed = of_run["paraphraser"] = first.phase.learner.deploy(state, frozen)
     # Each seed has the teacher, and a paraphraser of its own beside it.
     assert same({name: deployed[name] for name in frozen}, for_seeds(frozen))
@@ -268,14 +265,24 @@ def test_a_paraphraser_is_trained_before_the_student(settings, data):
     assert set(state.params["objective"]["ft_staged"]) == {"translator"}
 
 
-@pytest.mark.parametrize("name", ["kdcl", "one"])
-def test_others_learn_with_it_and_the_student_alone_is_deployed(name, settings, data):
-    given = {"others": ("medium", "less")} if name == "kdcl" else {"steps_per_epoch": 2.0, "student_taps": "hidden_0"}
-    student = small.mlp(6, 5) if name == "one" else STUDENT
-    (stage,) = methods.create(name, student, TEACHER, training=settings, **given)
+WITH_OTHERS = {
+    "kdcl": (STUDENT, {"others": ("medium", "less")}, {"hard/0", "kdcl/2"}),
+    "kdcl, general": (STUDENT, {"variant": "general", "peers": 3}, {"hard/0", "kdcl/2", "weight/2"}),
+    "one": (small.mlp(6, 5), {"student_taps": "hidden_0"}, {"one/hard", "one/ensemble", "one/soft"}),
+}
+
+
+@pytest.mark.parametrize("case", WITH_OTHERS)
+def test_others_learn_with_it_and_the_student_alone_is_deployed(case, settings, data):
+    student, given, terms = WITH_OTHERS[case]
+    held_out = example_batch(small.batches(16, seed=3))
+    training = settings._replace(held_out=lambda: held_out)
+    name = case.partition(",")[0]
+    (stage,) = methods.create(name, student, TEACHER, training=training, steps_per_epoch=2.0, **given)
     state, frozen = entered(stage, {}, data)
     state, metrics = jax.jit(stage.phase.learner.step)(state, frozen, data.examples.decode(data[0]))
-    assert {"kdcl": {"hard/0", "kdcl/2"}, "one": {"one/hard", "one/ensemble", "one/soft"}}[name] <= set(metrics)
+    assert terms <= set(metrics)
+    assert same(frozen, held_out if case == "kdcl, general" else {})
     assert stage.network is student
     deployed = stage.phase.learner.deploy(state, frozen)
     assert jax.tree.map(jnp.shape, deployed) == jax.tree.map(
@@ -365,7 +372,7 @@ BAD = {
         {"others": ("medium",), "weights": (1.0, -1.0)},
         "weights is (1.0, -1.0), of 2 teachers: give one number",
     ),
-    "kdcl": ({"peers": 1}, "peers is 1, and the teacher is made of several: 2 or more"),
+    "kdcl": ({"steps_per_epoch": 1.0, "peers": 1}, "peers is 1, and the teacher is made of several: 2 or more"),
     "one": ({"steps_per_epoch": 1.0}, "branches part after the last stage but one, and the student has stages alone"),
     "ft_staged": ({"student_taps": "a"}, 'takes the role "map_before_pool" of the teacher, which has no such role'),
     "progressive": ({"medium": "mlp_64"}, "medium is 'mlp_64': name models to teach later"),
@@ -393,8 +400,13 @@ MORE = {
         'combine="random" draws all teachers alike, and weights is (1.0, 2.0)',
     ),
     "dgkd": ("dgkd", {"assistants": "less"}, "assistants is 'less': name models between teacher and student"),
-    "kdcl, none": ("kdcl", {"others": ()}, "others is (): name models to learn with"),
-    "kdcl, how": ("kdcl", {"variant": "general"}, "variant='general': there are"),
+    "kdcl, none": ("kdcl", {"steps_per_epoch": 1.0, "others": ()}, "others is (): name models to learn with"),
+    "kdcl, how": ("kdcl", {"steps_per_epoch": 1.0, "variant": "mean"}, "variant='mean': there are"),
+    "kdcl, held out": (
+        "kdcl",
+        {"steps_per_epoch": 1.0, "variant": "general"},
+        "by held-out examples, and there are none",
+    ),
     "one": ("one", {"branches": 1, "steps_per_epoch": 1.0}, "branches is 1, and an ensemble is of several: 2 or more"),
     "one, grown": ("one", {"rampup": -1.0, "steps_per_epoch": 1.0, "student_taps": "a"}, "rampup is -1.0"),
 }

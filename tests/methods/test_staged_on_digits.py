@@ -14,14 +14,11 @@ from .on_digits import BATCH, EXAMPLES, PAIRS, STEPS, first, norm
 CASES = {
     "dgkd": ("alpha", "dgkd", "few", "mlp", {"assistants": ("other",)}),
     "several": ("alpha", "several", "few", "mlp", {"others": ("other",)}),
-    "several, logits": ("alpha", "several", "few", "mlp", {"others": ("other",), "combine": "logits"}),
-    "several, random": ("alpha", "several", "few", "mlp", {"others": ("other",), "combine": "random"}),
     "ft_staged": ("weight", "ft_staged", "few", "cnn", {}),
-    "kdcl": ("weight", "kdcl/0", "all", "mlp", {"variant": "linear", "views": "same"}),
-    "kdcl, min_logit": ("weight", "kdcl/0", "all", "mlp", {"views": "same"}),
+    "kdcl": ("weight", "kdcl/0", "all", "mlp", {"views": "same", "steps_per_epoch": EXAMPLES / BATCH}),
     "one": ("weight", "one/soft", "all", "mlp", {"steps_per_epoch": EXAMPLES / BATCH, "rampup": 0.0}),
 }
-SHORT = 40
+SHORT = {"mlp": 40, "cnn": 20}
 
 
 def gradients():
@@ -38,8 +35,7 @@ def stages_of(name, point, optimizer):
         return learners.seeds(make(optimizer=optimizer, prepare=None, accumulate=1), 1, frozen=frozen)
 
     training = methods.Training(learner, STEPS, None, None, lambda: None, None, lambda name: teacher)
-    method = name.partition(",")[0]
-    return methods.create(method, student, teacher, training=training, **{parameter: point}, **given)
+    return methods.create(name, student, teacher, training=training, **{parameter: point}, **given)
 
 
 def trained(stage, results, batches):
@@ -60,7 +56,7 @@ def trained(stage, results, batches):
 def test_the_own_term_is_there_reaches_the_trunk_and_falls(name, digits, frozen):
     parameter, term, labels, kind, _ = CASES[name]
     teacher = frozen(kind)
-    batches = jax.tree.map(lambda x: x[:SHORT], digits[1][labels])
+    batches = jax.tree.map(lambda x: x[: SHORT[kind]], digits[1][labels])
     own = jax.tree.map(lambda x: x[None], teacher)
     results = {"teacher": teacher, "assistant other": own, "teacher other": own}
     optimizer = optax.chain(gradients(), optax.adam(3e-2))
@@ -75,7 +71,7 @@ def test_the_own_term_is_there_reaches_the_trunk_and_falls(name, digits, frozen)
         *_, last = stages_of(name, point, optimizer)
         return trained(last, *given)[:2]
 
-    parameters = methods.find(name.partition(",")[0]).parameters
+    parameters = methods.find(name).parameters
     points = jnp.array([parameters[parameter], 0.0, 1.0][: 3 if parameter == "alpha" else 2])
     # One after the other in one program: vmapped convolutions take several times as long to compile and run.
     metrics, grads = jax.jit(lambda *x: jax.lax.map(lambda point: run(point, *x), points))(results, batches)

@@ -44,12 +44,11 @@ def trained(stage, results, batches):
 
     def step(state, batch):
         state, metrics = learner.step(state, frozen, batch)
-        return state, metrics
+        return state, (metrics, state.opt_state[0])
 
     state, frozen = stage.phase.enter(jax.random.key(1), results, first(batches))
-    grads = learner.step(state, frozen, first(batches))[0].opt_state[0]
-    state, metrics = jax.lax.scan(step, state, batches)
-    return metrics, grads, learner.deploy(state, frozen)
+    state, (metrics, grads) = jax.lax.scan(step, state, batches)
+    return metrics, first(grads), learner.deploy(state, frozen)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -149,6 +149,10 @@ class Job:
             Participant(name, network, results[name], config.seeds, alike if name == DISTILLED else ())
             for name, network in self.networks.items()
         ]
+        deployed = [results[stage.phase.name] for stage in self._method] if self._ensembles else []
+        students += [
+            Participant(one.name, one.network, one.variables(deployed), config.seeds) for one in self._ensembles
+        ]
         kept = "all labels" if self.transfer is self.train else f"{config.labels} of {len(self.train)} labels"
         title = f"{config.dataset} ({split}): {config.teacher} teaches {config.student}, {kept}"
         return evaluation.compare(
@@ -157,6 +161,10 @@ class Job:
             _once(examples),
             title=title,
         )
+
+    @property
+    def _ensembles(self) -> list[methods.Ensemble]:
+        return [ensemble for stage in self._method for ensemble in stage.ensembles]
 
     def _phases(self) -> list[Phase]:
         config = self.config
@@ -195,7 +203,8 @@ class Job:
             complete=ordered(self.batches(self.train)),
             network=self._network,
         )
-        for stage in self._stages(training):
+        self._method = self._stages(training)
+        for stage in self._method:
             phases.append(stage.phase)
             if stage.network is not None:
                 self.networks[stage.phase.name] = stage.network

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxkd import jobs, methods
+from jaxkd import evaluation, jobs, methods
 from jaxkd.evaluation import Comparison
 from jaxkd.jobs._job import _schedule
 from jaxkd.training.logging import read_metrics
@@ -92,6 +92,7 @@ def test_a_cell_on_made_up_images(scripts, cifar100, tmp_path, monkeypatch, caps
     configs = scripts["configs"]
     pair = configs.Pair("cnn_2_4", "cnn_2_2", 1.0, 2.0)
     monkeypatch.setattr(configs, "PAIRS", {**configs.PAIRS, pair.name: pair})
+    monkeypatch.setattr(evaluation, "write_report", lambda *_, **__: None)  # takes seconds, and is tested elsewhere
     monkeypatch.setattr(scripts["run"], "RunOptions", functools.partial(jobs.RunOptions, mesh="data=1"))
     command = ["cnn_2_4-cnn_2_2", "dkd", "--seeds", "1", "--epochs", "1", "--workdir", str(tmp_path)]
     assert scripts["run"].main(command) == 0

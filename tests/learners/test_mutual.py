@@ -193,8 +193,7 @@ def mixed(order, axis_name=None):
     return mutual(peers, relational, optimizers, order=order, prepare=small.noisy)
 
 
-@pytest.mark.parametrize("variant", ["naive", "linear"])
-@pytest.mark.parametrize("peers", ["equal", "mixed"])
+@pytest.mark.parametrize(("peers", "variant"), [("equal", "linear"), ("mixed", "naive")])
 def test_peers_with_views_of_their_own_learn_from_one_target(peers, variant):
     """A step of SGD, against each peer by itself on its own view, with the target of what all say."""
     networks = MIXED if peers == "mixed" else (NET,) * PEERS

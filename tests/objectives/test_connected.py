@@ -176,8 +176,7 @@ def test_vid():
         started(objective, given({"s": drawn(N, 4, 2, 2)}, {"t": drawn(N, 2, 4, 3)}))
 
 
-@pytest.mark.parametrize("trained", [None, "paraphraser"])
-@pytest.mark.parametrize("variant", ["code", "repdistiller"])
+@pytest.mark.parametrize(("variant", "trained"), [("code", None), ("repdistiller", "paraphraser")])
 def test_factor_transfer(variant, trained):
     """With a paraphraser that is trained beside the student, and with one that was before and is frozen."""
     student, teacher = drawn(N, 2, 2, 3), drawn(N, 2, 2, 4)

@@ -24,14 +24,13 @@ SMALL_EFFICIENTNET = (
     (6, 3, 320, 1, 1),
 )
 
-# Without dropout, which no two libraries draw alike.
+# Without dropout, which no two libraries draw alike. EfficientNet with the BatchNorm of B5 to B7.
 MODULES = {
     "resnet_basic": ImageNetResNet((1, 2, 1, 1), CLASSES),
     "resnet_bottleneck": ImageNetResNet((2, 1, 1, 1), CLASSES, bottleneck=True),
     "mobilenet_v1": MobileNetV1(CLASSES, width=0.25),
     "mobilenet_v2": MobileNetV2(CLASSES, 0.5, SMALL_V2, dropout=0.0),
-    "efficientnet": EfficientNet(CLASSES, 0.5, 1.0, 0.0, 0.0, SMALL_EFFICIENTNET),
-    "efficientnet_b5_norm": EfficientNet(CLASSES, 0.5, 0.5, 0.0, 0.0, SMALL_EFFICIENTNET, momentum=0.99, epsilon=1e-3),
+    "efficientnet": EfficientNet(CLASSES, 0.5, 1.0, 0.0, 0.0, SMALL_EFFICIENTNET, momentum=0.99, epsilon=1e-3),
     "bit": BiT((1, 2, 1, 1), CLASSES),
     "vit": ViT(24, 2, 3, CLASSES),
     "deit": ViT(24, 2, 3, CLASSES, distilled=True),

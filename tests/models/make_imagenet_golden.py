@@ -25,17 +25,17 @@ from tests.models import imagenet_cases as cases
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def efficientnet(depth, **options):
+def efficientnet():
     rows, entering = [], 32
     for expand, kernel, features, blocks, strides in cases.SMALL_EFFICIENTNET:
-        rows.append(MBConvConfig(expand, kernel, strides, entering, features, blocks, 0.5, depth))
+        rows.append(MBConvConfig(expand, kernel, strides, entering, features, blocks, 0.5, 1.0))
         entering = features
-    return EfficientNet(rows, dropout=0.0, stochastic_depth_prob=0.0, num_classes=cases.CLASSES, **options)
+    norm = functools.partial(torch.nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+    return EfficientNet(rows, dropout=0.0, stochastic_depth_prob=0.0, num_classes=cases.CLASSES, norm_layer=norm)
 
 
 def originals():
     vit = {"img_size": 64, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": cases.CLASSES}
-    strict_norm = functools.partial(torch.nn.BatchNorm2d, eps=1e-3, momentum=0.01)
     return {
         "resnet_basic": ResNet(BasicBlock, [1, 2, 1, 1], num_classes=cases.CLASSES),
         "resnet_bottleneck": ResNet(Bottleneck, [2, 1, 1, 1], num_classes=cases.CLASSES),
@@ -45,8 +45,7 @@ def originals():
         "mobilenet_v2": torchvision.models.MobileNetV2(
             cases.CLASSES, 0.5, [list(row) for row in cases.SMALL_V2], dropout=0.0
         ),
-        "efficientnet": efficientnet(1.0),
-        "efficientnet_b5_norm": efficientnet(0.5, norm_layer=strict_norm),
+        "efficientnet": efficientnet(),
         "bit": ResNetV2(
             [1, 2, 1, 1],
             num_classes=cases.CLASSES,

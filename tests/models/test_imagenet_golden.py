@@ -24,7 +24,6 @@ SHAPES = {
     "mobilenet_v1": {"stages[0]": (16, 16, 32), "stages[3]": (2, 2, 256), "penultimate": (256,)},
     "mobilenet_v2": {"stages[0]": (16, 16, 16), "stages[3]": (2, 2, 160), "penultimate": (1280,)},
     "efficientnet": {"stages[0]": (16, 16, 16), "stages[3]": (2, 2, 160), "penultimate": (640,)},
-    "efficientnet_b5_norm": {},
     "bit": {
         "stages[0]": (16, 16, 256),
         "stages[3]": (2, 2, 2048),

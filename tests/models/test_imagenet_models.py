@@ -134,6 +134,13 @@ def test_kernels_of_bit_are_standardized():
     np.testing.assert_allclose(conv.apply(moved, x), conv.apply(variables, x), atol=1e-4)
 
 
+def test_batch_norm_of_the_largest_efficientnets():
+    """From B5 on PyTorch's momentum is 0.01 and the epsilon 1e-3."""
+    for i in range(8):
+        module = models.create(f"efficientnet_b{i}", 4)
+        assert (module.momentum, module.epsilon) == ((0.99, 1e-3) if i >= 5 else (0.9, 1e-5))
+
+
 def test_divisible_by_8():
     # 8 at least, the nearest multiple of 8, but not below nine tenths of what was asked for.
     assert [divisible_by_8(c) for c in (1, 8, 11, 12, 19.2, 44.8, 1792)] == [8, 8, 16, 16, 24, 48, 1792]

@@ -10,10 +10,7 @@ import pytest
 import safetensors.numpy
 
 from jaxkd import models
-from jaxkd.models import pretrained
-from jaxkd.models._cifar_resnet import CifarResNet
-from jaxkd.models._imagenet_resnet import ImageNetResNet
-from jaxkd.models._vit import ViT
+from jaxkd.models import CifarResNet, ViT, pretrained
 from jaxkd.models.pretrained._names import source
 
 from . import imagenet_cases as cases
@@ -208,14 +205,14 @@ def test_other_classes_keep_the_students_classifier(vit_teacher):
 
 
 def test_a_resnet_starts_from_matching_stages():
-    teacher, student = (drawn(ImageNetResNet(blocks, 5), i) for i, blocks in enumerate([(2, 3, 1, 1), (1, 2, 1, 1)]))
+    teacher, student = drawn(CifarResNet(20, 5)), drawn(CifarResNet(14, 5), seed=1)
     start = pretrained.init_from_teacher(student, teacher)
     for collection in ("params", "batch_stats"):
         equal(start[collection]["stem"], teacher[collection]["stem"])
-        equal(start[collection]["stage1"]["block1"], teacher[collection]["stage1"]["block1"])
-        # The first, with the stride and the projection, and the last.
-        equal(start[collection]["stage2"]["block1"], teacher[collection]["stage2"]["block1"])
-        equal(start[collection]["stage2"]["block2"], teacher[collection]["stage2"]["block3"])
+        for stage in ("stage1", "stage2", "stage3"):
+            # The first, with the stride and the projection, and the last.
+            equal(start[collection][stage]["block1"], teacher[collection][stage]["block1"])
+            equal(start[collection][stage]["block2"], teacher[collection][stage]["block3"])
 
 
 def test_starts_that_cannot_be(vit_teacher):

@@ -199,6 +199,7 @@ def test_a_method_in_phases(start, tmp_path):
         ("ban", ("generations=2",)),
         ("takd", ("assistants=mlp_6",)),
         ("dml", ("order=sequential",)),
+        ("kdcl", ("variant=general",)),
         ("online", ()),
     ],
 )

@@ -16,7 +16,7 @@ from jaxkd.data import augment
 from jaxkd.evaluation import Comparison, Participant
 from jaxkd.jobs._config import Settings, content_hash
 from jaxkd.learners import Learner, Phase
-from jaxkd.networks import Network, Variables
+from jaxkd.networks import Batch, Network, Variables
 from jaxkd.training import example_batch, parallel
 
 ALONE, SAME_STEPS, DISTILLED = "alone", "alone, same steps", "distilled"
@@ -202,6 +202,7 @@ class Job:
             pairs=lambda: self._pairs(labelled),
             complete=ordered(self.batches(self.train)),
             network=self._network,
+            held_out=self._held_out,
         )
         self._method = self._stages(training)
         for stage in self._method:
@@ -242,6 +243,11 @@ class Job:
             return (methods.Stage(Phase(DISTILLED, learner, training.steps, enter, training.transfer), deployed),)
         *before, last = made
         return (*before, last._replace(phase=last.phase._replace(name=DISTILLED)))
+
+    def _held_out(self) -> Batch:
+        """As much of the validation split as is predicted at once."""
+        split = data.load(self.config.dataset, "validation", data_dir=self._data_dir)
+        return split.decode(split.read(np.arange(min(_EVALUATION_BATCH, len(split)))))
 
     def _steps(self, examples: data.Examples, epochs: float) -> int:
         return _round(epochs * self.batches(examples).steps_per_epoch)

@@ -25,7 +25,11 @@ class TokenEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array | None) -> jax.Array:
-        """Gives [batch, tokens, width]; raises ValueError where there are more tokens than positions."""
+        """Gives [batch, tokens, width]; raises ValueError of what are no words, or more than there are positions."""
+        if input_ids.ndim != 2 or not jnp.issubdtype(input_ids.dtype, jnp.integer):
+            raise ValueError(
+                f"input_ids {shape_of(input_ids)} are {input_ids.dtype}: a model of text takes integers [batch, tokens]"
+            )
         length = input_ids.shape[1]
         if length > self.positions:
             raise ValueError(f"input_ids {shape_of(input_ids)}: there are positions for {self.positions} tokens only")
@@ -176,7 +180,7 @@ def _family(name: str, paper: str, variants: Mapping[str, Mapping[str, Any]], pu
 FAMILIES = (
     _family(
         "bert",
-        "arXiv:1810.04805; up to bert_medium 1908.08962",
+        "arXiv:1810.04805, arXiv:1908.08962",
         {
             "bert_tiny": _size(2, 128, 2, 512),
             "bert_mini": _size(4, 256, 4, 1024),

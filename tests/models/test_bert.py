@@ -124,6 +124,9 @@ def test_bad_arguments():
     long = jax.ShapeDtypeStruct((2, 17), jnp.int32)
     with pytest.raises(ValueError, match=r"input_ids \[2,17\]: there are positions for 16 tokens only"):
         jax.eval_shape(cases.MODULES["bert"].init, jax.random.key(0), long)
+    image = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+    with pytest.raises(ValueError, match=r"input_ids \[2,8,8,1\] are float32: a model of text takes integers"):
+        jax.eval_shape(cases.MODULES["bert"].init, jax.random.key(0), image)
 
 
 @pytest.mark.skipif(

@@ -76,6 +76,18 @@ def test_what_it_says():
     assert "Not to be told from KD: sp (cross-entropy)." in text
     assert "Diverged: x (cross-entropy)." in text
     assert Benchmark.from_json(shown.to_json()) == shown
+    # A row a method, beside a cross-entropy and beside KD; what brings its own labels has a table of its own.
+    both = table(
+        row("at", 0.9, 0.95, 0.99, 0.99),
+        row("at", 0.5, 0.6, 0.7, 0.8, labels="KD"),
+        row("byot", 0.5, 0.5, 0.5, 0.5, labels="as published"),
+    ).to_markdown()
+    at, byot = (next(line for line in both.splitlines() if line.startswith(f"| {name} |")) for name in ("at", "byot"))
+    cells = [cell.strip() for cell in at.split("|")[2:-1]]
+    assert len(cells) == 10
+    assert cells[0].startswith("95.8 ±")
+    assert cells[5].startswith("65.0 ±")
+    assert len(byot.split("|")[2:-1]) == 5
 
 
 def test_all_methods_fit_the_pairs_of_digits(tmp_path):

@@ -1,6 +1,6 @@
 """What a student is worth: accuracy, likeness to the teacher, calibration and cost; the comparison and its report."""
 
-from jaxkd.evaluation._benchmark import ALONE, KD, Benchmark, Difference, Trained
+from jaxkd.evaluation._benchmark import ALONE, KD, PUBLISHED, Benchmark, Difference, Trained
 from jaxkd.evaluation._compare import Participant, compare
 from jaxkd.evaluation._comparison import Comparison, Entry, Reliability, Statistic, Timing
 from jaxkd.evaluation._cost import Latency, compile_forward, flops, latency, memory, parameter_count
@@ -21,6 +21,7 @@ from jaxkd.evaluation._surface import Surface, Trial
 __all__ = [
     "ALONE",
     "KD",
+    "PUBLISHED",
     "Batches",
     "Benchmark",
     "Calibration",

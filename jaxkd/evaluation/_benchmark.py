@@ -14,6 +14,7 @@ from jaxkd.evaluation._compare import statistic
 from jaxkd.evaluation._comparison import markdown, percents
 
 ALONE, KD = "alone", "kd"
+BESIDE, PUBLISHED = ("cross-entropy", "KD"), "as published"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +104,11 @@ class Benchmark:
         return cls(fields["title"], fields["examples"], tuple(fields["protocol"]), rows)
 
     def to_markdown(self) -> str:
-        """The table, under the heading that it is no ranking, with which methods do not help here."""
-        differences = {of: self.differences(of) for of in ("last", "best")}
+        """The tables, under the heading that they are no ranking, with which methods do not help here.
+
+        Of each pair, one row a method: beside a cross-entropy, and beside KD; then the methods that bring their own
+        labels.
+        """
         lines = [
             f"# {markdown(self.title)}",
             "",
@@ -116,24 +120,48 @@ class Benchmark:
             f"{100 * self._binomial():.1f} points at the accuracy of KD.",
             "* Difference: to KD of the same pair, seed by seed, with its 95 % interval; p is of the paired t-test, "
             "corrected by Holm for all rows.",
-            "",
-            "| method | beside | pair | last epoch | less KD's, points | p | best epoch | less KD's, points |",
-            "|---|---|---|---|---|---|---|---|",
         ]
-        for number, row in enumerate(self.rows):
-            last, best = (differences[of].get(number) for of in ("last", "best"))
-            cells = [
-                row.method + (f" ({row.note})" if row.note else ""),
-                row.labels,
-                row.pair,
+        for pair in dict.fromkeys(row.pair for row in self.rows):
+            lines += ["", f"## {markdown(pair)}"]
+            for labels in (BESIDE, (PUBLISHED,)):
+                lines += self._table(pair, labels)
+        return "\n".join([*lines, "", *self.verdict(), ""])
+
+    def _table(self, pair: str, columns: tuple[str, ...]) -> list[str]:
+        """One row a method, and the columns for each of what stood beside it; nothing where there is no such row."""
+        differences = {of: self.differences(of) for of in ("last", "best")}
+        there = {
+            (row.method, row.labels): number
+            for number, row in enumerate(self.rows)
+            if row.pair == pair and row.labels in columns
+        }
+        if not there:
+            return []
+
+        def cells(number: int | None) -> list[str]:
+            if number is None:
+                return [""] * 5
+            row, (last, best) = self.rows[number], (differences[of].get(number) for of in ("last", "best"))
+            return [
                 percents(statistic(row.last)) if row.last else "diverged",
                 _points(last),
                 "" if last is None else f"{last.p:.3f}",
                 percents(statistic(row.best)) if row.best else "",
                 _points(best),
             ]
-            lines.append("| " + " | ".join(markdown(cell) for cell in cells) + " |")
-        return "\n".join([*lines, "", *self.verdict(), ""])
+
+        heads = [f"{labels}: last epoch" for labels in columns]
+        each = ["less KD's, points", "p", "best epoch", "less KD's, points"]
+        width = 1 + 5 * len(columns)
+        lines = ["", "| method | " + " | ".join(" | ".join([head, *each]) for head in heads) + " |"]
+        lines.append("|---|" + "---|" * (width - 1))
+        for method in dict.fromkeys(method for method, _ in there):
+            of_method = [there.get((method, labels)) for labels in columns]
+            note = next((self.rows[number].note for number in of_method if number is not None), "")
+            name = f"{method} ({note})" if note else method
+            row = [name, *(cell for number in of_method for cell in cells(number))]
+            lines.append("| " + " | ".join(markdown(cell) for cell in row) + " |")
+        return lines
 
     def verdict(self) -> list[str]:
         """Which methods are better than KD here, which worse, which neither, as sentences."""

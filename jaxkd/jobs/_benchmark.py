@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from jaxkd import data, evaluation, methods
-from jaxkd.evaluation import ALONE, KD, Benchmark, Trained
+from jaxkd.evaluation import ALONE, KD, PUBLISHED, Benchmark, Trained
 from jaxkd.jobs._config import DistillConfig, RunOptions, as_json, with_recipe
 from jaxkd.jobs._distill import Watcher, check, new_run, resumed_run
 from jaxkd.jobs._job import DISTILLED, Job, mesh_of
@@ -248,7 +248,7 @@ def _entries(config: BenchmarkConfig, pair: _Pair, job: Job) -> list[_Entry]:
 def _columns(method: methods.Method) -> list[tuple[str, dict[str, Any]]]:
     """The labels beside a method's own term, and the parameters that say so."""
     if not {"hard", "soft"} <= set(method.parameters):
-        return [("as published", {})]
+        return [(PUBLISHED, {})]
     parameters = {"hard": 0.1, "soft": 0.9}
     return [("cross-entropy", {"hard": 1.0, "soft": 0.0}), ("KD", parameters)]
 
@@ -349,12 +349,14 @@ def _shared(pair: _Pair, job: Job, options: RunOptions) -> _Shared:
 
 def _protocol(options: RunOptions, job: Job) -> tuple[str, ...]:
     settings = job.config
+    held_out = len(data.load(settings.dataset, "validation", data_dir=options.data_dir))
     return (
         f"{settings.seeds} seeds of each row, from the same fresh students and on the same batches; "
         f"{settings.epochs:g} epochs of each phase, Adam {settings.learning_rate:g} to 0 by a cosine, batches of "
         f"{settings.batch_size}.",
         f"Labels: all {len(job.train)} of the training split, by every row. No row was tuned: methods have the numbers "
-        "of their papers, for other data and networks. The validation split chooses the best epoch alone, of "
-        f"{_EVALUATIONS if options.every is None else f'those every {options.every} steps'} that were evaluated.",
+        f"of their papers, for other data and networks. The {held_out} labels of the validation split choose one of "
+        f"{f'{_EVALUATIONS} states' if options.every is None else f'the states every {options.every} steps'} as the best epoch, and nothing "
+        "else.",
         "Beside: cross-entropy has weight 1; KD is hard labels .1 and soft labels .9 at T = 4.",
     )

@@ -350,13 +350,13 @@ def _shared(pair: _Pair, job: Job, options: RunOptions) -> _Shared:
 def _protocol(options: RunOptions, job: Job) -> tuple[str, ...]:
     settings = job.config
     held_out = len(data.load(settings.dataset, "validation", data_dir=options.data_dir))
+    states = f"{_EVALUATIONS} states" if options.every is None else f"the states every {options.every} steps"
     return (
         f"{settings.seeds} seeds of each row, from the same fresh students and on the same batches; "
         f"{settings.epochs:g} epochs of each phase, Adam {settings.learning_rate:g} to 0 by a cosine, batches of "
         f"{settings.batch_size}.",
         f"Labels: all {len(job.train)} of the training split, by every row. No row was tuned: methods have the numbers "
         f"of their papers, for other data and networks. The {held_out} labels of the validation split choose one of "
-        f"{f'{_EVALUATIONS} states' if options.every is None else f'the states every {options.every} steps'} as the best epoch, and nothing "
-        "else.",
+        f"{states} as the best epoch, and nothing else.",
         "Beside: cross-entropy has weight 1; KD is hard labels .1 and soft labels .9 at T = 4.",
     )

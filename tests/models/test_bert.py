@@ -8,9 +8,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxkd import losses, models, networks
+from jaxkd import learners, losses, models, networks, objectives
 from jaxkd.models import BERT, pretrained
 
 from . import bert_cases as cases
@@ -116,6 +117,35 @@ def test_dropout_follows_train():
     assert not np.allclose(apply(jax.random.key(1)), apply(jax.random.key(2)))
     still = jax.jit(lambda: network.apply(variables, words(), train=False)[0].logits)()
     np.testing.assert_allclose(still, computed("bert")[3].logits, atol=1e-5)
+
+
+def test_a_student_learns_its_teachers_attention_and_states():
+    """TinyBERT's first phase: attention scores and hidden states of the last layer, and the embeddings."""
+    size = {"heads": 3, "feed_forward": 32, "vocabulary": cases.VOCABULARY, "positions": 16, "dropout": 0.0}
+    teacher = computed("bert")[1]
+    student = networks.from_linen(BERT(12, 1, **size), call)
+    objective = objectives.weighted_sum(
+        attention=(
+            1.0,
+            objectives.on_features(
+                losses.attention_mse,
+                student=("attention_scores[0]",),
+                teacher=("attention_scores[1]",),
+            ),
+        ),
+        embedding=(1.0, objectives.hint("hidden_states[0]", "hidden_states[0]")),
+        states=(1.0, objectives.hint("hidden_states[1]", "hidden_states[2]")),
+    )
+    learner = learners.distill(student, teacher, objective, optax.adam(3e-3))
+    batch = words() | {"label": np.array([0, 1]), "index": np.arange(2)}
+
+    @jax.jit
+    def train(key, frozen):
+        state = learner.init(key, frozen, batch)
+        return jax.lax.scan(lambda state, _: learner.step(state, frozen, batch), state, length=60)[1]
+
+    metrics = train(jax.random.key(0), computed("bert")[2])
+    assert metrics["loss"][-1] < 0.5 * metrics["loss"][0]
 
 
 def test_bad_arguments():

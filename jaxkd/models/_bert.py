@@ -1,8 +1,8 @@
-"""BERT and what has its form: DistilBERT, TinyBERT, MiniLM."""
+"""BERT and what has nearly its form: DistilBERT, TinyBERT, MiniLM, RoBERTa."""
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +14,24 @@ from jaxkd.models._family import Family
 
 
 class TokenEmbedding(nn.Module):
-    """Sums of a word's, a position's and, if there are token types, a type's vector, normalised."""
+    """Sums of a word's, a position's and, if there are token types, a type's vector, normalised.
+
+    With ``skipped`` positions that no token has (RoBERTa's 2), the others are those of what is no padding, counted.
+    """
 
     width: int
     vocabulary: int
     positions: int
     types: int
+    skipped: int
+    epsilon: float
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, input_ids: jax.Array, attention_mask: jax.Array | None, token_type_ids: jax.Array | None
+    ) -> jax.Array:
         """Gives [batch, tokens, width]; raises ValueError of what are no words, or more than there are positions."""
         if input_ids.ndim != 2 or not jnp.issubdtype(input_ids.dtype, jnp.integer):
             raise ValueError(
@@ -40,11 +47,16 @@ class TokenEmbedding(nn.Module):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
-        x = embed(self.vocabulary, name="word")(input_ids) + embed(self.positions, name="position")(jnp.arange(length))
+        position = jnp.arange(length)
+        if self.skipped:
+            present = jnp.ones_like(input_ids) if attention_mask is None else attention_mask.astype(input_ids.dtype)
+            position = jnp.cumsum(present, axis=1) * present + self.skipped - 1
+        x = embed(self.vocabulary, name="word")(input_ids)
+        x = x + embed(self.positions + self.skipped, name="position")(position)
         if self.types:
             types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + embed(self.types, name="type")(types)
-        return nn.LayerNorm(epsilon=1e-12, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x)
+        return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x)
 
 
 class PostNormBlock(nn.Module):
@@ -52,6 +64,7 @@ class PostNormBlock(nn.Module):
 
     heads: int
     feed_forward: int
+    epsilon: float
     dropout: float = 0.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -60,7 +73,7 @@ class PostNormBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool, bias: jax.Array | None) -> jax.Array:
         """Gives [batch, tokens, width]."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = functools.partial(nn.LayerNorm, epsilon=1e-12, **dtypes)
+        norm = functools.partial(nn.LayerNorm, epsilon=self.epsilon, **dtypes)
         attended = SelfAttention(self.heads, self.dropout, **dtypes, name="attention")(x, train, bias)
         attended = nn.Dropout(self.dropout)(attended, deterministic=not train)
         x = norm(name="attention_norm")(x + attended)
@@ -72,8 +85,10 @@ class BERT(nn.Module):
     """BERT for the classification of sequences, or as an encoder.
 
     TinyBERT and MiniLM are BERTs of other sizes. DistilBERT has no token types, and a ReLU where BERT's pooler has a
-    tanh; as an encoder it has no pooler. As a network it is ``from_linen(bert, lambda module, batch, train:
-    module(batch["input_ids"], batch["attention_mask"], train=train))``.
+    tanh; as an encoder it has no pooler. RoBERTa has one token type, and counts positions without padding.
+
+    As a network it is ``from_linen(bert, lambda module, batch, train: module(batch["input_ids"],
+    batch["attention_mask"], train=train))``.
 
     Taps: ``"embedding"`` and ``"block1"`` ..., which are ``hidden_states[0]``, ``[1]`` ...; of each block
     ``"block1/attention/query"``, ``/key``, ``/value``, ``/scores`` (mask added) and ``/probs``; ``"pooled"``, the
@@ -86,7 +101,7 @@ class BERT(nn.Module):
       heads: of attention, a divisor of the width.
       feed_forward: width within the feed-forward layers.
       classes: number of classes; None: an encoder, which gives the last hidden states.
-      distil: whether it is of DistilBERT's form.
+      form: "bert", "distilbert" or "roberta".
       vocabulary: number of words.
       positions: the most tokens of a sequence.
       dropout: rate after the embedding, in attention, after attention and feed-forward and before the classifier, in
@@ -95,13 +110,14 @@ class BERT(nn.Module):
       param_dtype: of the parameters.
 
     Raises:
-      ValueError: if the heads do not divide the width.
+      ValueError: if the heads do not divide the width, or there is no such form.
 
     References:
       Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding", 2018,
       arXiv:1810.04805.
       Sanh et al., "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter", 2019,
       arXiv:1910.01108.
+      Liu et al., "RoBERTa: A Robustly Optimized BERT Pretraining Approach", 2019, arXiv:1907.11692.
     """
 
     width: int = 768
@@ -109,7 +125,7 @@ class BERT(nn.Module):
     heads: int = 12
     feed_forward: int = 3072
     classes: int | None = 2
-    distil: bool = False
+    form: Literal["bert", "distilbert", "roberta"] = "bert"
     vocabulary: int = 30522
     positions: int = 512
     dropout: float = 0.1
@@ -120,6 +136,8 @@ class BERT(nn.Module):
         """Checks the heads where the model is made, long before it is traced."""
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"BERT: heads are {self.heads}, but have to divide the width, {self.width}")
+        if self.form not in ("bert", "distilbert", "roberta"):
+            raise ValueError(f'BERT: form is {self.form!r}, but there are "bert", "distilbert" and "roberta"')
         super().__post_init__()
 
     @property
@@ -130,11 +148,13 @@ class BERT(nn.Module):
     def setup(self) -> None:
         """Builds the layers here, not in ``__call__``, so that ``head`` can run one of them alone."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        types = 0 if self.distil else 2
-        self.embedding = TokenEmbedding(self.width, self.vocabulary, self.positions, types, **dtypes)
+        types = {"bert": 2, "distilbert": 0, "roberta": 1}[self.form]
+        skipped, epsilon = (2, 1e-5) if self.form == "roberta" else (0, 1e-12)
+        sizes = (self.width, self.vocabulary, self.positions, types, skipped, epsilon)
+        self.embedding = TokenEmbedding(*sizes, **dtypes)
         self.drop = nn.Dropout(self.dropout)
         self.blocks = [
-            PostNormBlock(self.heads, self.feed_forward, self.dropout, **dtypes, name=f"block{i + 1}")
+            PostNormBlock(self.heads, self.feed_forward, epsilon, self.dropout, **dtypes, name=f"block{i + 1}")
             for i in range(self.layers)
         ]
         self.pooler = nn.Dense(self.width, kernel_init=KERNEL_INIT, **dtypes)
@@ -152,15 +172,15 @@ class BERT(nn.Module):
 
         ``attention_mask`` [batch, tokens] is 0 or False for padding; ``token_type_ids`` are 0 where they are not given.
         """
-        x = self.drop(self.embedding(input_ids, token_type_ids), deterministic=not train)
+        x = self.drop(self.embedding(input_ids, attention_mask, token_type_ids), deterministic=not train)
         bias = None
         if attention_mask is not None:
             bias = jnp.where(attention_mask.astype(bool), 0, jnp.finfo(jnp.float32).min)[:, None, None]
         for block in self.blocks:
             x = block(x, train, bias)
-        if self.distil and self.classes is None:
+        if self.form == "distilbert" and self.classes is None:
             return x
-        pooled = (nn.relu if self.distil else nn.tanh)(self.pooler(x[:, 0]))
+        pooled = (nn.relu if self.form == "distilbert" else nn.tanh)(self.pooler(x[:, 0]))
         self.sow("intermediates", "pooled", pooled)
         return x if self.classes is None else self.head(self.drop(pooled, deterministic=not train))
 
@@ -171,6 +191,9 @@ class BERT(nn.Module):
 
 def _size(layers: int, width: int, heads: int, feed_forward: int) -> Mapping[str, Any]:
     return {"layers": layers, "width": width, "heads": heads, "feed_forward": feed_forward}
+
+
+_ROBERTA = {"form": "roberta", "vocabulary": 50265}
 
 
 def _family(name: str, paper: str, variants: Mapping[str, Mapping[str, Any]], published: Mapping[str, int]) -> Family:
@@ -201,8 +224,18 @@ FAMILIES = (
     _family(
         "distilbert",
         "arXiv:1910.01108",
-        {"distilbert": {**_size(6, 768, 12, 3072), "distil": True}},
+        {"distilbert": {**_size(6, 768, 12, 3072), "form": "distilbert"}},
         {"distilbert": 66_955_010},
+    ),
+    _family(
+        "roberta",
+        "arXiv:1907.11692, distilled: arXiv:1910.01108",
+        {
+            "distilroberta": {**_size(6, 768, 12, 3072), **_ROBERTA},
+            "roberta_base": {**_size(12, 768, 12, 3072), **_ROBERTA},
+            "roberta_large": {**_size(24, 1024, 16, 4096), **_ROBERTA},
+        },
+        {"distilroberta": 82_119_938, "roberta_base": 124_647_170, "roberta_large": 355_361_794},
     ),
     _family(
         "tinybert",

@@ -35,6 +35,9 @@ def originals():
         "distilbert": transformers.DistilBertForSequenceClassification(
             transformers.DistilBertConfig(**DISTILBERT, num_labels=cases.CLASSES)
         ),
+        "roberta": transformers.RobertaForSequenceClassification(
+            transformers.RobertaConfig(**{**BERT, "max_position_embeddings": 18}, type_vocab_size=1, num_labels=5)
+        ),
     }
 
 
@@ -43,7 +46,7 @@ def run(name, model):
     shapes = {key: list(t.shape) for key, t in model.state_dict().items()}
     model.load_state_dict({key: torch.from_numpy(tensor(key, shape)) for key, shape in shapes.items()})
     ids, mask, types = map(torch.from_numpy, cases.words())
-    options = {} if name == "distilbert" else {"token_type_ids": types}
+    options = {} if name in ("distilbert", "roberta") else {"token_type_ids": types}
     with torch.no_grad():
         outputs = model.eval()(ids, attention_mask=mask, output_hidden_states=True, **options)
     result = outputs.last_hidden_state if name == "bert_encoder" else outputs.logits

@@ -22,7 +22,8 @@ TEXT = [info for info in models.names() if info.image_shape == ()]
 
 
 def call(module, batch, train):
-    return module(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], train=train)
+    types = batch["token_type_ids"] if module.form == "bert" else None
+    return module(batch["input_ids"], batch["attention_mask"], types, train=train)
 
 
 def words():
@@ -54,7 +55,7 @@ def test_outputs_and_hidden_states_are_the_originals(case):
         close(outputs.taps[f"hidden_states[{i}]"][present], states[present])
 
 
-@pytest.mark.parametrize("case", ["bert", "distilbert"])
+@pytest.mark.parametrize("case", ["bert", "distilbert", "roberta"])
 def test_penultimate_and_head_give_the_logits(case):
     _, network, variables, outputs = computed(case)
     np.testing.assert_allclose(network.head(variables, outputs.taps["penultimate"]), outputs.logits, atol=1e-5)
@@ -86,10 +87,10 @@ def test_parameters_are_the_published_ones(info):
 def test_every_variant_is_there():
     # Of the encoders, as their papers round them; a classifier of two classes beside.
     millions = {"bert_tiny": 4.4, "bert_base": 109.5, "bert_large": 335.1, "distilbert": 67.0, "tinybert_4": 14.4}
-    millions |= {"minilm_6": 22.7, "minilm_12": 33.4}
+    millions |= {"minilm_6": 22.7, "minilm_12": 33.4, "roberta_base": 124.6, "distilroberta": 82.1}
     known = {info.name: round(info.parameters / 1e6, 1) for info in TEXT}
     assert millions.items() <= known.items()
-    assert len(known) == 6 + 1 + 2 + 2
+    assert len(known) == 6 + 1 + 3 + 2 + 2
 
 
 def test_heads_of_pretraining_are_left_out_and_an_encoder_starts_a_classifier():
@@ -151,6 +152,8 @@ def test_a_student_learns_its_teachers_attention_and_states():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="heads are 5, but have to divide the width, 768"):
         BERT(heads=5)
+    with pytest.raises(ValueError, match="form is 'albert', but there are"):
+        BERT(form="albert")
     long = jax.ShapeDtypeStruct((2, 17), jnp.int32)
     with pytest.raises(ValueError, match=r"input_ids \[2,17\]: there are positions for 16 tokens only"):
         jax.eval_shape(cases.MODULES["bert"].init, jax.random.key(0), long)

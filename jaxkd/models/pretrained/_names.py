@@ -54,8 +54,10 @@ _LEAVES = {
     "distillation_token": "dist_token",
     "position": "pos_embed",
 }
-# What is saved beside the weights: counters, positions that count up, and the heads of BERT's pretraining.
-_BESIDE = re.compile(r".*num_batches_tracked|(.*\.)?position_ids|cls\..*|vocab_(transform|layer_norm|projector)\..*")
+# What is saved beside the weights: counters, positions that count up, and the heads of BERTs' pretraining.
+_BESIDE = re.compile(
+    r".*num_batches_tracked|(.*\.)?position_ids|(cls|lm_head)\..*|vocab_(transform|layer_norm|projector)\..*"
+)
 
 
 def source(module: nn.Module, path: Sequence[str]) -> Source:
@@ -82,7 +84,7 @@ def source(module: nn.Module, path: Sequence[str]) -> Source:
 
 def weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Leaves out what is saved beside a model's weights, and the name that others give to the whole of a BERT."""
-    named = {re.sub(r"^(distil)?bert\.", "", name): tensor for name, tensor in tensors.items()}
+    named = {re.sub(r"^(bert|distilbert|roberta)\.", "", name): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in named.items() if not _BESIDE.fullmatch(name)}
 
 

@@ -5,15 +5,13 @@ from typing import Any
 
 from jaxkd.models.pretrained._names_cifar import number
 
-# By ours: BERT's, DistilBERT's.
 _ENDS = {
-    "classifier": ("classifier", "classifier"),
-    "pooler": ("pooler.dense", "pre_classifier"),
-    "embedding/norm": ("embeddings.LayerNorm", "embeddings.LayerNorm"),
-    "embedding/word": ("embeddings.word_embeddings", "embeddings.word_embeddings"),
-    "embedding/position": ("embeddings.position_embeddings", "embeddings.position_embeddings"),
-    "embedding/type": ("embeddings.token_type_embeddings", "none"),
+    "embedding/norm": "embeddings.LayerNorm",
+    "embedding/word": "embeddings.word_embeddings",
+    "embedding/position": "embeddings.position_embeddings",
+    "embedding/type": "embeddings.token_type_embeddings",
 }
+# By our name: that of BERT and RoBERTa, and DistilBERT's.
 _BLOCK = {
     "attention/query": ("attention.self.query", "attention.q_lin"),
     "attention/key": ("attention.self.key", "attention.k_lin"),
@@ -27,10 +25,19 @@ _BLOCK = {
 
 
 def bert(module: Any, layers: Sequence[str]) -> str | None:
-    """Names a layer of BERT or DistilBERT."""
-    whose = int(module.distil)
-    if "/".join(layers) in _ENDS:
-        return _ENDS["/".join(layers)][whose]
-    names = _BLOCK.get("/".join(layers[1:]))
-    place = ("encoder.layer", "transformer.layer")[whose]
-    return None if names is None else f"{place}.{number(layers[0]) - 1}.{names[whose]}"
+    """Names a layer of BERT, DistilBERT or RoBERTa."""
+    distil, roberta = module.form == "distilbert", module.form == "roberta"
+    match layers:
+        case ["classifier"]:
+            return "classifier.out_proj" if roberta else "classifier"
+        case ["pooler"] if distil:
+            return "pre_classifier"
+        case ["pooler"]:
+            # RoBERTa's classifier has a pooler of its own.
+            return "classifier.dense" if roberta and module.classes is not None else "pooler.dense"
+        case ["embedding", _]:
+            return _ENDS.get("/".join(layers))
+        case [block, *inner] if "/".join(inner) in _BLOCK:
+            place = "transformer" if distil else "encoder"
+            return f"{place}.layer.{number(block) - 1}.{_BLOCK['/'.join(inner)][int(distil)]}"
+    return None

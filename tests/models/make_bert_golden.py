@@ -1,18 +1,16 @@
 """Makes ``golden/*bert*.npz`` with the original implementations: ``python -m tests.models.make_bert_golden``.
 
-Needs ``torch`` and ``transformers``, which nothing else of this project does. Each file has the names and shapes of the
-original's tensors, its output, and what it gives after each block.
+Needs ``torch`` and ``transformers``, imported where they are used: the suite collects this file, and has neither. Each
+file has the names and shapes of the original's tensors, its output, and what it gives after each block.
 """
 
 import json
 from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
 
-from tests.models import bert_cases as cases
-from tests.models.imagenet_cases import tensor
+from . import bert_cases as cases
+from .imagenet_cases import tensor
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -28,6 +26,8 @@ DISTILBERT = {"vocab_size": 40, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_
 
 
 def originals():
+    import transformers
+
     bert = transformers.BertConfig(**BERT, num_labels=cases.CLASSES)
     return {
         "bert": transformers.BertForSequenceClassification(bert),
@@ -43,6 +43,8 @@ def originals():
 
 def run(name, model):
     """Gives all that a golden file holds."""
+    import torch
+
     shapes = {key: list(t.shape) for key, t in model.state_dict().items()}
     model.load_state_dict({key: torch.from_numpy(tensor(key, shape)) for key, shape in shapes.items()})
     ids, mask, types = map(torch.from_numpy, cases.words())

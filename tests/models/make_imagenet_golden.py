@@ -1,8 +1,8 @@
 """Makes ``golden/*.npz`` with the original implementations: ``python -m tests.models.make_imagenet_golden``.
 
-Needs ``torch``, ``torchvision`` and ``timm``, which nothing else of this project does. Each file has the names and
-shapes of the original's tensors, its logits in inference mode and, if it has BatchNorm, in training mode, and a
-projection of each running statistic after that one training step.
+Needs ``torch``, ``torchvision`` and ``timm``, imported where they are used: the suite collects this file, and has none
+of them. Each file has the names and shapes of the original's tensors, its logits in inference mode and, if it has
+BatchNorm, in training mode, and a projection of each running statistic after that one training step.
 """
 
 import functools
@@ -10,22 +10,16 @@ import json
 from pathlib import Path
 
 import numpy as np
-import timm
-import torch
-import torchvision
-from timm.layers import GroupNormAct, StdConv2d
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.resnetv2 import ResNetV2
-from timm.models.vision_transformer import VisionTransformer
-from torchvision.models.efficientnet import EfficientNet, MBConvConfig
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from tests.models import imagenet_cases as cases
+from . import imagenet_cases as cases
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def efficientnet():
+    import torch
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
     rows, entering = [], 32
     for expand, kernel, features, blocks, strides in cases.SMALL_EFFICIENTNET:
         rows.append(MBConvConfig(expand, kernel, strides, entering, features, blocks, 0.5, 1.0))
@@ -35,6 +29,14 @@ def efficientnet():
 
 
 def originals():
+    import timm
+    import torchvision
+    from timm.layers import GroupNormAct, StdConv2d
+    from timm.models.deit import VisionTransformerDistilled
+    from timm.models.resnetv2 import ResNetV2
+    from timm.models.vision_transformer import VisionTransformer
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
     vit = {"img_size": 64, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": cases.CLASSES}
     return {
         "resnet_basic": ResNet(BasicBlock, [1, 2, 1, 1], num_classes=cases.CLASSES),
@@ -60,6 +62,8 @@ def originals():
 
 def run(model):
     """Gives all that a golden file holds."""
+    import torch
+
     shapes = {name: list(t.shape) for name, t in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     drawn = {name: torch.from_numpy(cases.tensor(name, shape)) for name, shape in shapes.items()}
     model.load_state_dict(drawn, strict=False)
@@ -88,8 +92,6 @@ def run(model):
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
     GOLDEN.mkdir(exist_ok=True)
     for name, model in originals().items():
         np.savez_compressed(GOLDEN / f"imagenet_{name}.npz", **run(model))

@@ -30,8 +30,8 @@ def branched(
     """Branches of a student from one trunk: ``branched(net, native_ensemble(tap), ..., trunk=tap)``.
 
     All variables that the tap ``trunk`` depends on are shared; of all others each branch has its own, drawn anew. Any
-    network will do: what depends on what is read off its program. A step computes the trunk once, in one vmapped
-    program.
+    network will do whose ``apply`` is not itself compiled as a whole: what depends on what is read off its operations.
+    A step computes the trunk once, in one vmapped program.
 
     Args:
       student: the network whose branches there are; one of them is deployed, as that network.

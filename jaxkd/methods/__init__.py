@@ -7,7 +7,7 @@ names them; for others name taps. A learner trains it::
     learners.distill(student, teacher, objective, optimizer)
 
 Methods of the families "phases" and "together" are more than an objective: ``ban(student, training=...)`` gives the
-``Stage``s that ``training.run`` goes through, see ``Training``.
+``Stage``s that ``training.run`` goes through, see ``Training``; some complete an ``Ensemble``.
 
 What the parameters of most methods are:
 

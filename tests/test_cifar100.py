@@ -76,12 +76,13 @@ def test_the_protocol(scripts):
     settings = jobs.with_recipe(scripts["configs"].config("resnet32x4-shufflenet_v1", "kd"))
     asked = (settings.optimizer, settings.batch_size, settings.epochs, settings.augment, settings.train_split)
     assert asked == ("sgd", 64, 240, ("crop", "flip"), "train+validation")
+    assert settings.weight_decay == 5e-4
     assert (settings.learning_rate, settings.teacher_learning_rate) == (0.01, 0.05)
     assert (settings.temperature, settings.alpha, settings.alone) == (4.0, 0.9, True)
     assert not jobs.with_recipe(scripts["configs"].config("vgg13-vgg8", "at")).alone
     with pytest.raises(ValueError, match="no pair is called 'resnet8': there are wrn_40_2-wrn_16_2"):
         scripts["configs"].config("resnet8", "kd")
-    schedule = _schedule("steps", 0.05, 240 * 100)
+    schedule = _schedule(settings, 0.05, 240 * 100)
     steps = [0, *(100 * epoch + step for epoch in (150, 180, 210) for step in (-1, 0))]
     rates = [float(schedule(step)) for step in steps]
     np.testing.assert_allclose(rates, 0.05 * np.array([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001]), rtol=1e-5)

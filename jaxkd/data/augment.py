@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 Augmentation = Callable[[Any, Mapping[str, Any], jax.Array], dict[str, Any]]
+_TRIES = 10
 
 
 def random_crop(padding: int, mode: Literal["constant", "reflect"] = "constant") -> Augmentation:
@@ -39,6 +40,46 @@ def random_crop(padding: int, mode: Literal["constant", "reflect"] = "constant")
 
         padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode=mode)
         return {**batch, "image": jax.vmap(crop)(padded, keys)}
+
+    return augment
+
+
+def random_resized_crop(least: float = 0.08) -> Augmentation:
+    """Cuts a box of random area and shape out, and resizes it to the old size; bilinear, antialiased.
+
+    The area is a share of the image, uniform in [``least``, 1]; width : height is log-uniform in [3/4, 4/3]; the place
+    is uniform. Drawn until the box fits, ten times at most: then the whole image is taken. A box has whole pixels; at
+    its edges those beyond them count, as far as the filter reaches.
+
+    Args:
+      least: the least share of the image's area, in (0, 1].
+
+    Raises:
+      ValueError: a share out of its range.
+
+    References:
+      Szegedy et al., Going Deeper with Convolutions, 2014, https://arxiv.org/abs/1409.4842, section 6
+    """
+    if not 0 < least <= 1:
+        raise ValueError(f"random_resized_crop(least={least}): it has to lie in (0, 1]")
+
+    def augment(variables: Any, batch: Mapping[str, Any], keys: jax.Array) -> dict[str, Any]:
+        del variables
+        image = _images(batch, keys)
+        size = jnp.asarray(image.shape[1:3], jnp.float32)
+
+        def crop(image: jax.Array, key: jax.Array) -> jax.Array:
+            area_key, shape_key, place_key = jax.random.split(key, 3)
+            area = jax.random.uniform(area_key, (_TRIES,), minval=least) * size[0] * size[1]
+            ratio = jnp.exp(jax.random.uniform(shape_key, (_TRIES,), minval=-1, maxval=1) * jnp.log(4 / 3))
+            boxes = jnp.maximum(jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio], axis=-1))), 1)
+            fits = jnp.all(boxes <= size, axis=-1)
+            box = jnp.where(jnp.any(fits), boxes[jnp.argmax(fits)], size)
+            corner = jnp.floor(jax.random.uniform(place_key, (2,)) * (size - box + 1))
+            scale = size / box
+            return jax.image.scale_and_translate(image, image.shape, (0, 1), scale, -corner * scale, "linear")
+
+        return {**batch, "image": jax.vmap(crop)(image, keys)}
 
     return augment
 

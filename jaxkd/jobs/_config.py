@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,8 @@ class DistillConfig:
     """Data set: `jaxkd datasets` lists them, and any TFDS image classification set works."""
     teacher: _Text = None
     """Model of the teacher: `jaxkd models` lists them."""
+    teacher_weights: Annotated[str | None, _option("FILE", "none: the teacher is trained")] = None
+    """Weights of a teacher that others have trained, as `jaxkd.models.pretrained.load` reads them."""
     student: _Text = None
     """Model of the student."""
     method: str = "kd"
@@ -51,18 +54,28 @@ class DistillConfig:
     batch_size: _Int = None
     """Images in a batch, over all devices."""
     optimizer: Annotated[Literal["adam", "sgd"] | None, _option("adam|sgd", "that of the recipe")] = None
-    """Adam, or SGD with momentum 0.9 and weight decay 5e-4."""
+    """Adam, or SGD with momentum 0.9."""
+    weight_decay: Annotated[float | None, _option("FLOAT", "5e-4 of sgd, 0 of adam")] = None
+    """Of SGD: of all parameters, added to their gradient. Of Adam: of kernels, apart from it (AdamW)."""
     schedule: Literal["cosine", "steps"] = "cosine"
-    """How the learning rate falls: to 0 by a cosine, or to a tenth each at 5/8, 6/8 and 7/8 of the steps."""
+    """How the learning rate falls: to 0 by a cosine, or to a tenth at each of --drops."""
+    drops: tuple[float, ...] = (0.625, 0.75, 0.875)
+    """Where --schedule steps has its steps, as shares of the training."""
+    warmup: float = 0.0
+    """Share of the training in which the learning rate rises, from 0 on."""
     learning_rate: _Float = None
     """Learning rate of the students at the start."""
     teacher_learning_rate: _Float = None
     """Learning rate of the teacher at the start."""
     augment: Annotated[
-        tuple[Literal["crop", "flip", "mixup", "cutmix"], ...] | None,
-        _option("crop flip mixup cutmix", "that of the recipe"),
+        tuple[Literal["crop", "resized_crop", "flip", "mixup", "cutmix"], ...] | None,
+        _option("crop resized_crop flip mixup cutmix", "that of the recipe"),
     ] = None
     """Augmentation on the device, seen by teacher and student alike."""
+    mixup_alpha: float = 0.2
+    """Of mixup: shares are drawn from Beta(alpha, alpha)."""
+    pixels: Literal["published", "symmetric"] = "published"
+    """Normalised by the data set's mean and deviation, or to [-1, 1], as the weights of a teacher may want them."""
     train_split: Literal["train", "train+validation"] = "train"
     """What is trained on. With the second, as in published tables, a validation accuracy is of images seen before."""
     alone: bool = True
@@ -164,6 +177,7 @@ class Settings:
 
     dataset: str
     teacher: str
+    teacher_weights: str | None
     student: str
     method: str
     temperature: float | None
@@ -177,10 +191,15 @@ class Settings:
     teacher_epochs: float
     batch_size: int
     optimizer: Literal["adam", "sgd"]
+    weight_decay: float
     learning_rate: float
     teacher_learning_rate: float
     augment: tuple[str, ...]
+    mixup_alpha: float
+    pixels: Literal["published", "symmetric"]
     schedule: Literal["cosine", "steps"]
+    drops: tuple[float, ...]
+    warmup: float
     train_split: Literal["train", "train+validation"]
     alone: bool
     accumulate: int
@@ -203,9 +222,12 @@ def with_recipe(config: DistillConfig) -> Settings:
     asked = {
         name: value for name, value in dataclasses.asdict(config).items() if value is not None or name not in recipe
     }
-    filled = Settings(**{**recipe, **asked})
+    values = {**recipe, **asked}
+    if values["weight_decay"] is None:
+        values["weight_decay"] = 5e-4 if values["optimizer"] == "sgd" else 0.0
+    filled = Settings(**values)
     positive = ("seeds", "steps", "epochs", "teacher_epochs", "batch_size", "accumulate", "labels", "temperature")
-    for name in (*positive, "learning_rate", "teacher_learning_rate"):
+    for name in (*positive, "learning_rate", "teacher_learning_rate", "mixup_alpha"):
         value = getattr(filled, name)
         if value is not None and value != "all" and value <= 0:
             raise ValueError(f"--{name.replace('_', '-')} is {value}: it has to be above 0")
@@ -213,6 +235,12 @@ def with_recipe(config: DistillConfig) -> Settings:
         value = getattr(filled, name)
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"--{name} is {value}: it has to lie in [0, 1]")
+    if filled.weight_decay < 0:
+        raise ValueError(f"--weight-decay is {filled.weight_decay}: it has to be at least 0")
+    if not 0 <= filled.warmup < 1:
+        raise ValueError(f"--warmup is {filled.warmup}: it has to lie in [0, 1)")
+    if any(not low < high < 1 for low, high in itertools.pairwise((0, *filled.drops))):
+        raise ValueError(f"--drops are {filled.drops}: they have to rise and to lie between 0 and 1")
     return filled
 
 

@@ -105,7 +105,10 @@ def train(job: Job, path: Path, config_hash: str, options: RunOptions, watcher: 
     """
     teachers = Path(options.workdir) / "teachers"
     teacher_name = f"{job.config.dataset}-{job.config.teacher}-{job.teacher_hash}"
-    _find_teacher(teachers, teacher_name, path / "results", watcher)
+    if job.given_teacher is None:
+        _find_teacher(teachers, teacher_name, path / "results", watcher)
+    elif not (path / "results" / "teacher").exists():
+        save_result(path / "results", "teacher", job.given_teacher, {"weights": job.config.teacher_weights})
     started = time.monotonic()
 
     def tensorboard(phase: Phase, start: int) -> list[TensorBoardLog]:
@@ -133,8 +136,9 @@ def train(job: Job, path: Path, config_hash: str, options: RunOptions, watcher: 
         profile=str(path / "profile") if options.profile else None,
     )
     # Another run may have been first, with other last bits: what is there stays.
-    with contextlib.suppress(CheckpointError):
-        save_result(teachers, teacher_name, results["teacher"], {"config": job.teacher_config})
+    if job.given_teacher is None:
+        with contextlib.suppress(CheckpointError):
+            save_result(teachers, teacher_name, results["teacher"], {"config": job.teacher_config})
     watcher.note(f"trained in {time.monotonic() - started:.1f} s")
     return results
 

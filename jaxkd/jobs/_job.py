@@ -1,5 +1,6 @@
 """What a distillation job is made of: sets, networks, phases and participants, all determined by the settings."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -16,6 +17,7 @@ from jaxkd.data import augment
 from jaxkd.evaluation import Comparison, Participant
 from jaxkd.jobs._config import Settings, content_hash
 from jaxkd.learners import Learner, Phase
+from jaxkd.models import pretrained
 from jaxkd.networks import Batch, Network, Variables
 from jaxkd.training import example_batch, parallel
 
@@ -36,9 +38,7 @@ class Job:
         self._data_dir = data_dir
         self.config = config
         self.mesh = mesh
-        self.train, validation = (
-            data.load(config.dataset, split, data_dir=data_dir) for split in ("train", "validation")
-        )
+        self.train, validation = (self._split(split) for split in ("train", "validation"))
         if config.train_split == "train+validation":
             self.train = data.joined(self.train, validation)
         if not (config.teacher and config.student):
@@ -58,7 +58,9 @@ class Job:
             }
             | {"accumulate": config.accumulate, "parallel": config.parallel}
             | {"augment": list(config.augment), "precision": config.precision, "seed": config.seed}
-            | {"schedule": config.schedule, "train_split": config.train_split}
+            | {"weight_decay": config.weight_decay, "schedule": config.schedule, "drops": list(config.drops)}
+            | {"warmup": config.warmup, "mixup_alpha": config.mixup_alpha, "pixels": config.pixels}
+            | {"train_split": config.train_split}
         )
         self.teacher_hash = content_hash(self.teacher_config)
         # Of the method, beside those in the config: a search gives them, traced.
@@ -73,8 +75,10 @@ class Job:
 
         Raises:
           ValueError, UnknownTapError: whatever a phase would raise at its start.
+          FileNotFoundError, ValueError: the teacher's weights are not there, or are those of another model.
         """
         results: dict[str, Any] = {}
+        _ = self.given_teacher  # read, and perhaps refused
         for phase in self.phases:
             batches = self.batches(self.train) if phase.data is None else phase.data
             parallel.compile(phase.learner, batches, mesh=self.mesh, mode=self.config.parallel)
@@ -86,6 +90,16 @@ class Job:
             state, frozen = jax.eval_shape(enter, results)
             jax.eval_shape(phase.learner.step, state, frozen, batch)
             results[phase.name] = jax.eval_shape(phase.learner.deploy, state, frozen)
+
+    @functools.cached_property
+    def given_teacher(self) -> Variables | None:
+        """The teacher's variables where its weights are given, in the memory of the host; else it is to be trained."""
+        if self.config.teacher_weights is None:
+            return None
+        module = models.create(self.config.teacher, self.train.classes)
+        shape = self.train.shape
+        given: Variables = pretrained.load(module, self.config.teacher_weights, (shape[0], shape[1], shape[2]))
+        return jax.device_get(given)
 
     def batches(self, examples: data.Examples) -> data.Batches:
         """The training order of a set; the labelled part of one may be smaller than a batch, and is then one batch."""
@@ -143,7 +157,7 @@ class Job:
     def compare(self, results: Mapping[str, Variables], split: str = "test") -> Comparison:
         """All participants on one split."""
         config = self.config
-        examples = data.load(config.dataset, split, data_dir=self._data_dir)
+        examples = self._split(split)
         alike = tuple(name for name, network in self.networks.items() if network is self.student and name != DISTILLED)
         students = [
             Participant(name, network, results[name], config.seeds, alike if name == DISTILLED else ())
@@ -246,8 +260,15 @@ class Job:
 
     def _held_out(self) -> Batch:
         """As much of the validation split as is predicted at once."""
-        split = data.load(self.config.dataset, "validation", data_dir=self._data_dir)
+        split = self._split("validation")
         return split.decode(split.read(np.arange(min(_EVALUATION_BATCH, len(split)))))
+
+    def _split(self, split: str) -> data.Examples:
+        examples = data.load(self.config.dataset, split, data_dir=self._data_dir)
+        if self.config.pixels == "published":
+            return examples
+        half = (0.5,) * examples.shape[-1]
+        return dataclasses.replace(examples, mean=half, std=half)
 
     def _steps(self, examples: data.Examples, epochs: float) -> int:
         return _round(epochs * self.batches(examples).steps_per_epoch)
@@ -258,28 +279,42 @@ class Job:
 
     def _learner(self, make: Callable[..., Learner], learning_rate: float, steps: int, ema: float | None) -> Learner:
         config = self.config
-        schedule = _schedule(config.schedule, learning_rate, steps)
-        optimizer = (
-            optax.adam(schedule)
-            if config.optimizer == "adam"
-            else optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(schedule, 0.9))
-        )
+        schedule = _schedule(config, learning_rate, steps)
         transforms = {
             "crop": augment.random_crop(max(1, self.train.shape[0] // 8)),
+            "resized_crop": augment.random_resized_crop(),
             "flip": augment.random_flip(),
-            "mixup": augment.mixup(0.2, classes=self.train.classes),
+            "mixup": augment.mixup(config.mixup_alpha, classes=self.train.classes),
             "cutmix": augment.cutmix(1.0, classes=self.train.classes),
         }
         prepare = augment.compose(*(transforms[name] for name in config.augment)) if config.augment else None
-        learner = make(optimizer=optimizer, prepare=prepare, accumulate=config.accumulate)
+        learner = make(optimizer=_optimizer(config, schedule), prepare=prepare, accumulate=config.accumulate)
         return learner if ema is None else learners.ema(learner, ema)
 
 
-def _schedule(name: str, learning_rate: float, steps: int) -> optax.Schedule:
-    if name == "cosine":
-        return optax.cosine_decay_schedule(learning_rate, steps)
-    # Of 240 epochs, those of the CIFAR tables: 150, 180 and 210.
-    return optax.piecewise_constant_schedule(learning_rate, {math.ceil(steps * i / 8): 0.1 for i in (5, 6, 7)})
+def _schedule(config: Settings, learning_rate: float, steps: int) -> optax.Schedule:
+    rising = round(config.warmup * steps)
+    if config.schedule == "cosine":
+        falling = optax.cosine_decay_schedule(learning_rate, max(1, steps - rising))
+    else:
+        drops = {round(share * steps) - rising: 0.1 for share in config.drops}
+        falling = optax.piecewise_constant_schedule(learning_rate, drops)
+    if rising == 0:
+        return falling
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), falling], [rising])
+
+
+def _optimizer(config: Settings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    if config.optimizer == "sgd":
+        return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule, 0.9))
+    if config.weight_decay == 0:
+        return optax.adam(schedule)
+    # The published recipes for it leave out biases, norms, tokens and positions.
+    return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_kernels)
+
+
+def _kernels(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", None) == "kernel", params)
 
 
 def _from_labels(network: Network) -> Callable[..., Learner]:

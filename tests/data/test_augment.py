@@ -34,6 +34,7 @@ def keys():
 ALL = {
     "crop": augment.random_crop(2),
     "reflected crop": augment.random_crop(2, mode="reflect"),
+    "resized crop": augment.random_resized_crop(),
     "flip": augment.random_flip(),
     "mixup": augment.mixup(1.0, classes=CLASSES),
     "cutmix": augment.cutmix(1.0, classes=CLASSES),
@@ -95,6 +96,37 @@ def test_a_crop_is_a_window_of_the_padded_image(name, mode, batch):
             assert found
             places.add(found[0])
     assert len(places) == 25  # all of them occur
+
+
+def test_a_resized_crop_is_a_box_of_the_image():
+    """Of an image whose pixels say where they are, the result says which box it is."""
+    size, n = 32, 400
+    row, column = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
+    image = jnp.broadcast_to(jnp.asarray(np.stack([row, column], -1), jnp.float32), (n, size, size, 2))
+    crop = jax.jit(augment.random_resized_crop(0.25))
+    cropped = np.asarray(crop({}, {"image": image}, jax.random.split(jax.random.key(0), n))["image"])
+    inner = slice(6, size - 6)  # away from the edges, where the filter reaches beyond the image
+    places = np.stack([cropped[:, inner, 0, 0], cropped[:, 0, inner, 1]], -1)  # [n, pixel, axis]
+    slope = np.diff(places, axis=1)
+    np.testing.assert_allclose(slope, np.broadcast_to(slope[:, :1], slope.shape), atol=1e-4)
+    box = size * slope[:, 0]  # [n, height and width]
+    corner = places[:, 0] + 0.5 - (6 + 0.5) * slope[:, 0]
+    for values in (box, corner):
+        np.testing.assert_allclose(values, np.round(values), atol=1e-2)
+    assert (corner > -0.01).all()
+    assert (corner + box < size + 0.01).all()
+    area, ratio = box.prod(1) / size**2, box[:, 1] / box[:, 0]
+    assert 0.24 < area.min() < 0.3
+    assert area.max() > 0.9
+    assert 0.7 < ratio.min() < 0.8
+    assert 1.25 < ratio.max() < 1.4
+    assert abs(np.log(ratio).mean()) < 0.03
+    assert len(np.unique(corner.round(), axis=0)) > 100
+
+
+def test_where_no_box_fits_the_whole_image_is_taken(batch, keys):
+    whole = augment.random_resized_crop(1.0)({}, {**batch, "image": batch["image"][:, :2]}, keys)
+    np.testing.assert_allclose(whole["image"], batch["image"][:, :2], rtol=1e-5)
 
 
 def test_a_flip_is_an_involution_and_fair(batch, keys):
@@ -208,6 +240,7 @@ def test_composed_augmentations_have_keys_of_their_own(batch, keys):
     [
         (lambda batch, keys: augment.random_crop(0), r"padding=0"),
         (lambda batch, keys: augment.random_crop(2, mode="wrap"), "'constant' or 'reflect'"),
+        (lambda batch, keys: augment.random_resized_crop(0.0), r"least=0.0"),
         (lambda batch, keys: augment.mixup(0.0, classes=3), r"mixup\(alpha=0.0\)"),
         (lambda batch, keys: augment.cutmix(-1.0, classes=3), r"cutmix\(alpha=-1.0\)"),
         (lambda batch, keys: augment.random_flip()({}, batch, keys[:4]), r"keys are \[4\], image is \[8, 6, 5, 2\]"),

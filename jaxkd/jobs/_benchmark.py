@@ -256,7 +256,7 @@ def _columns(method: methods.Method) -> list[tuple[str, dict[str, Any]]]:
 def _fitted(method: str, pair: _Pair, examples: int) -> dict[str, Any]:
     """What has no published value that fits the set and its small maps, or names other networks."""
     of_method: Mapping[str, dict[str, Any]] = {
-        "crd": {"negatives": min(1024, examples // 2)},
+        "crd": {"negatives": min(256, examples // 2)},
         "sdd": {"grids": (1, 2)},
         "takd": {"assistants": (pair.middle,)},
         "dgkd": {"assistants": (pair.middle,)},

@@ -63,7 +63,9 @@ def test_logits_are_the_originals(case):
 @pytest.mark.parametrize("case", BATCH_NORM)
 def test_training_mode_and_its_statistics_are_the_originals(case):
     golden, _, _, (_, (outputs, updated)) = computed(case)
-    np.testing.assert_allclose(outputs.logits, golden["train_logits"], atol=1e-4, rtol=0)
+    # Relative to their size: statistics of 16 numbers a channel pass on what rounding there is.
+    scale = max(1, np.abs(golden["train_logits"]).max())
+    np.testing.assert_allclose(outputs.logits, golden["train_logits"], atol=1e-4 * scale, rtol=0)
     statistics = {}
     for path, leaf in flax.traverse_util.flatten_dict(updated["batch_stats"]).items():
         name = source(cases.MODULES[case], path).name

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxkd import evaluation, jobs, methods
+from jaxkd import evaluation, jobs, losses, methods, models, networks
 from jaxkd.evaluation import Comparison
 from jaxkd.jobs._job import _schedule
+from jaxkd.methods._two_phases import _boundaries
 from jaxkd.training.logging import read_metrics
 
 FOLDER = Path(__file__).parents[1] / "experiments/cifar100"
@@ -109,3 +111,35 @@ def test_a_cell_on_made_up_images(scripts, cifar100, tmp_path, monkeypatch, caps
     assert "was started with another config: seeds is 1 there and 2 here" in capsys.readouterr().err
     cell = f"**{100 * comparison.students[0].accuracy.mean:.2f}** |"
     assert cell in scripts["table"].table(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["ab", "fsp", "ft_staged"])
+def test_first_phases_are_an_eighth_of_the_second(scripts, method):
+    network = networks.from_linen(models.create("resnet8", 10))
+    schedules = []
+
+    def learner(make, frozen="same", steps=240):
+        schedules.append(steps)
+        return make(optimizer=optax.sgd(0.1))
+
+    training = methods.Training(learner, 240, (), (), lambda: (), (), lambda name: network)
+    parameters = methods.parse(method, scripts["configs"].config("resnet56-resnet20", method).set)
+    stages = methods.create(method, network, network, training=training, **parameters)
+    assert [stage.phase.steps for stage in stages] == schedules == [30, 240]
+    with pytest.raises(ValueError, match="first"):
+        methods.create(method, network, network, training=training, first=0.0)
+
+
+def test_ab_on_maps_of_other_sizes():
+    """What is the same at all positions is so in any size; what is not, lies between neighbours."""
+    rng = np.random.default_rng(0)
+    student, teacher = (rng.normal(size=(3, 1, 1, 5)).astype(np.float32) for _ in range(2))
+    small, large = (1, 2, 2, 1), (1, 4, 4, 1)
+    expected = losses.activation_boundary(np.tile(student, large), np.tile(teacher, large))
+    for size in (small, (1, 8, 8, 1)):
+        found = _boundaries(np.tile(student, size), np.tile(teacher, large))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    rising = np.arange(2, dtype=np.float32)[None, :, None, None] * np.ones((1, 2, 2, 1), np.float32)
+    grown = np.array([0, 0.25, 0.75, 1], np.float32)[None, :, None, None] * np.ones((1, 4, 4, 1), np.float32)
+    minus = -np.ones((1, 4, 4, 1), np.float32)
+    np.testing.assert_allclose(_boundaries(rising, minus), losses.activation_boundary(grown, minus), rtol=1e-5)

@@ -83,8 +83,10 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
 _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     # The second stage, where there are four of them, too.
     "fitnets": ("student_taps=stages[1]", "teacher_taps=stages[1]"),
-    # The last stage, also where something stands between it and the average.
-    "ft_staged": ("student_taps=stages[-1]", "teacher_taps=stages[-1]"),
+    # The last stage, also where something stands between it and the average. The first phase has 30 of 240 epochs.
+    "ft_staged": ("student_taps=stages[-1]", "teacher_taps=stages[-1]", "first=0.125"),
+    "ab": ("first=0.125",),
+    "fsp": ("first=0.125",),
 }
 _DKD_BETA = {
     **dict.fromkeys(("resnet56-resnet20", "resnet110-resnet32"), 2),

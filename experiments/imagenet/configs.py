@@ -108,8 +108,13 @@ RECIPES: Mapping[str, Recipe] = {
     "at": _resnet18(
         "at", {PAPER: 70.70, TORCHDISTILL: 70.90}, "student_taps=stage3,stage4", "teacher_taps=stage3,stage4"
     ),
+    # One epoch of the paraphraser.
     "ft_staged": _resnet18(
-        "ft_staged", {PAPER: 71.43, TORCHDISTILL: 71.56}, "weight=1000", "variant=code", epochs=90.0, drops=(30, 60)
+        "ft_staged",
+        {PAPER: 71.43, TORCHDISTILL: 71.56},
+        *("weight=1000", "variant=code", f"first={1 / 90}"),
+        epochs=90.0,
+        drops=(30, 60),
     ),
     "crd": _resnet18("crd", {PAPER: 71.17, TORCHDISTILL: 70.93}, batch_size=255),
     # Tf-KD of the form in which the teacher is the student itself, trained before.

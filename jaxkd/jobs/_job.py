@@ -208,8 +208,14 @@ class Job:
                 learner = student(length, _from_labels(self.student))
                 phases.append(Phase(name, learner, length, learners.fresh(learner), ordered(alone)))
                 self.networks[name] = self.student
+
+        def in_phases(
+            make: Callable[..., Learner], frozen: Literal["same", "own"] = "same", steps: int = steps
+        ) -> Learner:
+            return student(steps, make, frozen)
+
         training = methods.Training(
-            learner=functools.partial(student, steps),
+            learner=in_phases,
             steps=steps,
             labelled=ordered(alone),
             transfer=ordered(self.batches(self.transfer)),

@@ -53,8 +53,9 @@ class Training(NamedTuple):
     """What a method in phases needs to know of a training: a job, or a script, decides it once for all phases.
 
     Attributes:
-      learner: ``(make, frozen="same") -> learner``, with ``make(optimizer=..., prepare=..., accumulate=...)`` what
-        makes it for one seed; all learners are of as many seeds. ``frozen``: see ``learners.seeds``.
+      learner: ``(make, frozen="same", steps=...) -> learner``; ``make(optimizer=..., prepare=..., accumulate=...)`` is
+        what makes it for one seed; all learners are of as many seeds. ``frozen``: see ``learners.seeds``. ``steps``: of
+        its learning rate's schedule; by default those of a phase.
       steps: of a phase.
       labelled: the data of phases that learn from labels alone.
       transfer: the data of phases that learn from a teacher; its labels may be fewer.
@@ -85,10 +86,17 @@ def from_labels(training: Training, network: Network) -> Learner:
 
 
 def taught(
-    training: Training, student: Network, teacher: Network, objective: Objective, *, frozen: str = "same"
+    training: Training,
+    student: Network,
+    teacher: Network,
+    objective: Objective,
+    *,
+    frozen: str = "same",
+    steps: int | None = None,
 ) -> Learner:
-    """Learns from a frozen teacher: the ``"same"`` for all seeds, or each seed's ``"own"``."""
-    return training.learner(functools.partial(learners.distill, student, teacher, objective), frozen=frozen)
+    """Learns from a frozen teacher: the ``"same"`` for all seeds, or each seed's ``"own"``; by default for a phase."""
+    length = {} if steps in (None, training.steps) else {"steps": steps}
+    return training.learner(functools.partial(learners.distill, student, teacher, objective), frozen=frozen, **length)
 
 
 def result_of(name: str) -> Callable[[Results], Any]:

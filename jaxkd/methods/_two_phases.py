@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd import learners, losses, objectives
+from jaxkd._checks import check_number
 from jaxkd.learners import Phase
 from jaxkd.methods._taps import Given, one_pair, pairs
 from jaxkd.methods._terms import beside
@@ -47,15 +48,16 @@ def ft_staged(
     temperature: Number = 4.0,
     rate: float = 0.5,
     variant: Literal["code", "repdistiller"] = "repdistiller",
+    first: float = 1.0,
     student_taps: Given = None,
     teacher_taps: Given = None,
 ) -> tuple[Stage, ...]:
     """FT in its two phases: the paraphraser learns, without labels, to rebuild the teacher's map; then the student.
 
     ``objectives.paraphraser`` of ``"map_before_pool"``, then ``objectives.factor_transfer`` with what it has become.
-    The defaults are those of CIFAR-100 (RepDistiller), where the paraphraser has 30 epochs: here both phases have the
-    same steps. What the first phase deploys is the teacher with its paraphraser, so that its accuracy is the teacher's;
-    each seed has its own.
+    The first phase has ``first`` times the steps of the second, of which 1/8 were published. The other defaults are
+    those of CIFAR-100 (RepDistiller). What the first phase deploys is the teacher with its paraphraser, so that its
+    accuracy is the teacher's; each seed has its own.
 
     To expect: 69.84 of ResNet-56/20 on CIFAR-100, alone 69.06 (RepDistiller).
 
@@ -70,13 +72,14 @@ def ft_staged(
         lambda nothing: paraphrasing,
         lambda nothing, own, frozen: {**frozen, _PARAPHRASER: own["params"]["paraphraser"]},
     )
-    opening = taught(training, _NOTHING, teacher, own._replace(deployment=kept))
+    steps = _first_steps(training, first)
+    opening = taught(training, _NOTHING, teacher, own._replace(deployment=kept), steps=steps)
     transfer = objectives.factor_transfer(*pair, rate=rate, weight=weight, trained=_PARAPHRASER, variant=variant)
     objective = beside("ft_staged", 1.0, transfer, hard, soft, temperature)
     main = taught(training, student, paraphrasing, objective, frozen="own")
     enter = learners.fresh(opening, result_of(TEACHER)), learners.fresh(main, result_of(_PARAPHRASER))
     return (
-        Stage(Phase(_PARAPHRASER, opening, training.steps, enter[0], training.transfer), None),
+        Stage(Phase(_PARAPHRASER, opening, steps, enter[0], training.transfer), None),
         Stage(Phase("student", main, training.steps, enter[1], training.transfer), student),
     )
 
@@ -90,13 +93,16 @@ def ab(
     hard: Number = 1.0,
     soft: Number = 0.0,
     temperature: Number = 4.0,
+    first: float = 1.0,
     student_taps: Given = None,
     teacher_taps: Given = None,
 ) -> tuple[Stage, ...]:
     """AB: a first phase has the student's neurons fire where the teacher's do, the next has labels; of ``"pre_relu"``.
 
-    ``losses.activation_boundary`` through 1x1 convolutions with BatchNorm; the last layer has ``weight``, each before
-    it half of the next one's. The defaults are those of CIFAR-100 (RepDistiller).
+    ``losses.activation_boundary`` through 1x1 convolutions with BatchNorm, and bilinear resizing where height or width
+    differ, for which the published code has strided and transposed convolutions. The last layer has ``weight``, each
+    before it half of the next one's. The first phase has ``first`` times the steps of the second, of which 1/8 were
+    published. The other defaults are those of CIFAR-100 (RepDistiller).
 
     To expect: 69.47 of ResNet-56/20 on CIFAR-100, alone 69.06 (RepDistiller).
 
@@ -109,12 +115,12 @@ def ab(
     terms = {
         f"layer{i + 1}": (
             0.5 ** (len(of_student) - 1 - i),
-            on_features(losses.activation_boundary, of_student[i : i + 1], of_teacher[i : i + 1], connector="norm"),
+            on_features(_boundaries, of_student[i : i + 1], of_teacher[i : i + 1], connector="norm"),
         )
         for i in layers
     }
     own = objectives.weighted_sum(ab=(weight, objectives.weighted_sum(**terms)))
-    return _after_first(training, student, teacher, own, _labels(hard, soft, temperature))
+    return _after_first(training, student, teacher, own, _labels(hard, soft, temperature), first)
 
 
 def fsp(
@@ -126,13 +132,15 @@ def fsp(
     hard: Number = 1.0,
     soft: Number = 0.0,
     temperature: Number = 4.0,
+    first: float = 1.0,
     student_taps: Given = None,
     teacher_taps: Given = None,
 ) -> tuple[Stage, ...]:
     """FSP: a first phase matches the products of the channels of neighbouring ``"stages"``, the second has labels.
 
     ``losses.fsp``, through 1x1 convolutions where widths differ, which the paper does without: its pairs have the same
-    widths. The defaults are those of CIFAR-100 (RepDistiller).
+    widths. The first phase has ``first`` times the steps of the second, of which 1/8 were published. The other defaults
+    are those of CIFAR-100 (RepDistiller).
 
     To expect: 69.95 of ResNet-56/20 on CIFAR-100, alone 69.06 (RepDistiller).
 
@@ -142,28 +150,40 @@ def fsp(
     """
     layers = pairs("fsp", student, teacher, "stages", student_taps, teacher_taps, least=2)
     own = objectives.weighted_sum(fsp=(weight, on_features(_neighbours, *layers, connector="width", together=True)))
-    return _after_first(training, student, teacher, own, _labels(hard, soft, temperature))
+    return _after_first(training, student, teacher, own, _labels(hard, soft, temperature), first)
 
 
 def _after_first(
-    training: Training, student: Network, teacher: Network, first: Objective, second: Objective
+    training: Training, student: Network, teacher: Network, one: Objective, other: Objective, first: float = 1.0
 ) -> tuple[Stage, ...]:
     """The student learns by one objective, and by another one from there; the teacher is the same."""
-    opening, main = (taught(training, student, teacher, objective) for objective in (first, second))
+    steps = _first_steps(training, first)
+    opening = taught(training, student, teacher, one, steps=steps)
+    main = taught(training, student, teacher, other)
     of_teacher = result_of(TEACHER)
     enter = learners.warm(main, result_of("first phase"), of_teacher)
     return (
-        Stage(
-            Phase("first phase", opening, training.steps, learners.fresh(opening, of_teacher), training.transfer), None
-        ),
+        Stage(Phase("first phase", opening, steps, learners.fresh(opening, of_teacher), training.transfer), None),
         Stage(Phase("student", main, training.steps, enter, training.transfer), student),
     )
+
+
+def _first_steps(training: Training, first: float) -> int:
+    check_number("first", first, above=0)
+    return max(1, round(first * training.steps))
 
 
 def _labels(hard: Number, soft: Number, temperature: Number) -> Objective:
     return objectives.weighted_sum(
         hard=(hard, objectives.hard_label()), soft=(soft, objectives.soft_label(temperature))
     )
+
+
+def _boundaries(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """``losses.activation_boundary`` of the student's map in the size of the teacher's."""
+    if student.shape[1:-1] != teacher.shape[1:-1]:
+        student = jax.image.resize(student, (*student.shape[:1], *teacher.shape[1:-1], student.shape[-1]), "bilinear")
+    return losses.activation_boundary(student, teacher)
 
 
 def _neighbours(student: list[jax.Array], teacher: list[jax.Array]) -> jax.Array:

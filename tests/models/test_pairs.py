@@ -77,18 +77,16 @@ def terms(method, student, teacher):
     return jax.eval_shape(apply, s, t, student_variables, teacher_variables, batch)
 
 
-# What needs maps of one size, where they differ; of AB the published code makes them one by strided convolutions.
+# What needs maps of one size, where they differ.
 OF_ONE_SIZE = {
     ("resnet32x4", "shufflenet_v1"): {
         "mgd": 'is [4,4,4,960], teacher tap "map_before_pool" is [4,8,8,256]: the generator takes maps',
         "ofd": 'is [4,16,16,240], teacher tap "pre_relu[0]" is [4,32,32,64]: overhaul takes maps',
-        "ab": "student map [4,16,16,64], teacher map [4,32,32,64]: add a connector",
     },
     ("resnet50_cifar", "mobilenet_v2_half"): {
         "mgd": 'is [4,2,2,1280], teacher tap "map_before_pool" is [4,4,4,2048]: the generator takes maps',
         "ofd": 'is [4,16,16,12], teacher tap "pre_relu[0]" is [4,32,32,256]: overhaul takes maps',
         "sdd": "features [4,2,2,1280] are smaller than the grid 4: give smaller grids",
-        "ab": "student map [4,16,16,256], teacher map [4,32,32,256]: add a connector",
     },
 }
 

@@ -14,7 +14,7 @@ import optax
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxkd import cli, evaluation, jobs, learners, methods, models, networks
+from jaxkd import evaluation, jobs, learners, methods, models, networks
 from jaxkd.data import _tfds
 from jaxkd.evaluation import Comparison
 from jaxkd.jobs._job import Job, _optimizer, _schedule, mesh_of
@@ -245,38 +245,17 @@ def imagenet(tmp_path):
 
 
 def test_a_recipe_on_made_up_images(scripts, imagenet, tmp_path, monkeypatch, capsys):
-    """The smallest networks in place of a pair's."""
-    recipe = scripts["configs"].RECIPES["dkd"]
+    """The smallest networks in place of a pair's, the teacher given as a file, which is read elsewhere."""
+    recipe = scripts["configs"].RECIPES["deit_tiny"]
     small = recipe._replace(options=recipe.options | {"teacher": "cnn_2_4", "student": "cnn_2_2", "batch_size": 8})
-    monkeypatch.setattr(scripts["configs"], "RECIPES", {"dkd": small})
+    monkeypatch.setattr(scripts["configs"], "RECIPES", {"deit_tiny": small})
     monkeypatch.setattr(_tfds, "_VARIABLE_TO", 32)  # pixels, of 224
     monkeypatch.setattr(evaluation, "write_report", lambda *_, **__: None)  # takes seconds, and is tested elsewhere
     monkeypatch.setattr(scripts["run"], "RunOptions", functools.partial(jobs.RunOptions, mesh="data=1"))
     # The mock makes images that are not to be decoded by TensorFlow.
     monkeypatch.setattr(_tfds._Records, "labels", lambda records: records.read(np.arange(len(records)))[1])
-    assert scripts["run"].main(["dkd", "--epochs", "1", "--workdir", str(tmp_path)]) == 0
-    steps = [r for r in read_metrics(tmp_path / "dkd-0/metrics.jsonl") if r["phase"] == "distilled"]
-    losses = [record["loss"] for record in steps if "loss" in record]
-    assert len(losses) == 2
-    assert np.isfinite(losses).all()
-    comparison = Comparison.from_json((tmp_path / "dkd-0/comparison.json").read_text())
-    assert (comparison.examples, [student.name for student in comparison.students]) == (8, ["distilled"])
-    assert (
-        "published: 71.7 % (mdistiller, best epoch); the student alone 69.76 %; the teacher 73.31 %"
-        in capsys.readouterr().out
-    )
-
-
-def test_a_teacher_that_others_have_trained(tmp_path, data_dir, capsys, monkeypatch):
-    """The file is read by ``pretrained.load``, which is tested elsewhere: here it says what it was asked for."""
-    monkeypatch.setattr(evaluation, "write_report", lambda *_, **__: None)
-    command = (
-        *("distill", "--teacher", "mlp_8", "--student", "mlp_4", "--labels", "all", "--steps", "10", "--seeds", "1"),
-        *("--no-alone", "--pixels", "symmetric", "--weight-decay", "0.01", "--warmup", "0.2", "--mesh", "data=1"),
-        *("--augment", "resized_crop", "mixup"),
-        *("--workdir", str(tmp_path / "runs"), "--data-dir", data_dir),
-    )
-    assert cli.main([*command, "--teacher-weights", str(tmp_path / "none.safetensors")]) == 1
+    command = ["deit_tiny", "--epochs", "1", "--workdir", str(tmp_path / "runs"), "--teacher-weights"]
+    assert scripts["run"].main([*command, str(tmp_path / "none.safetensors")]) == 1
     assert "none.safetensors" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     asked = []
@@ -286,12 +265,20 @@ def test_a_teacher_that_others_have_trained(tmp_path, data_dir, capsys, monkeypa
         return module.init(jax.random.key(7), jnp.zeros((1, *image_shape)))
 
     monkeypatch.setattr(pretrained, "load", load)
-    assert cli.main([*command, "--name", "x", "--teacher-weights", "file"]) == 0
-    assert asked == [(models.create("mlp_8", 10), "file", (8, 8, 1))]
-    kept = dict(load_result(tmp_path / "runs/x/results", "teacher").variables)
+    assert scripts["run"].main([*command, "file"]) == 0
+    assert asked == [(models.create("cnn_2_4", 1000), "file", (32, 32, 3))]
+    run = tmp_path / "runs/deit_tiny-0"
+    kept = dict(load_result(run / "results", "teacher").variables)
     jax.tree.map(np.testing.assert_array_equal, kept, load(*asked[0]))
-    assert {record["phase"] for record in read_metrics(tmp_path / "runs/x/metrics.jsonl")} == {"distilled"}
-    assert not (tmp_path / "runs/teachers").exists()
+    records = read_metrics(run / "metrics.jsonl")
+    assert {record["phase"] for record in records} == {"distilled"}
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    comparison = Comparison.from_json((run / "comparison.json").read_text())
+    assert (comparison.examples, [student.name for student in comparison.students]) == (8, ["distilled"])
+    assert "published: 74.5 % (paper); the student alone 72.2 %; the teacher 82.9 %" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]  # no teacher to be found again
 
 
 def test_pixels(data_dir):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxkd.training.checkpoints import load_result, tree_hash
 from jaxkd.training.logging import read_metrics
 
-_KILLS = int(os.environ.get("JAXKD_KILLS", "4"))  # each costs a start of Python; 10 were tried
+_KILLS = int(os.environ.get("JAXKD_KILLS", "3"))  # each costs a start of Python; 10 were tried
 _SCRIPT = Path(__file__).with_name("killable.py")
 
 

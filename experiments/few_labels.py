@@ -7,8 +7,7 @@ Runs ``jaxkd distill`` twice, with few labels and with all, and puts both compar
 and distilled, each with few labels and with all. The teacher has seen all labels in both, and the distilled student
 of few labels learns from the teacher's answers to the unlabelled images, too: that is what its gain is made of.
 
-The table is printed, and written to ``few_labels.md`` in ``--workdir``. Results: ``digits/README.md`` and
-``fashion_mnist/README.md``.
+The table is printed, and written to ``few_labels.md`` in ``--workdir``. Result: ``digits/README.md``.
 """
 
 import argparse

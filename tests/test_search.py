@@ -346,6 +346,7 @@ BAD = {
         "--halving 2 of 2 points in 40 steps: that leaves nothing to drop",
     ),
     "halving by 1": (("--grid", "alpha=.1,.5,.9", "--halving", "1"), "--halving is 1: it has to be above 1"),
+    "halving by 0": (("--grid", "alpha=.1,.5,.9", "--halving", "0"), "--halving is 0: it has to be above 1"),
     "halving in parts": (
         ("--grid", "alpha=.1,.3,.5,.9", "--halving", "2", "--points-at-once", "2"),
         "--halving holds all 4 points at a time, and --points-at-once says how many: leave one out",

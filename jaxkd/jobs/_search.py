@@ -71,7 +71,7 @@ def search(space: SearchSpace, config: DistillConfig, options: RunOptions, watch
     job.check()
     of_search = {
         "points": {name: list(values) for name, values in points.items()},
-        "points_at_once": None if plan.halving else job.at_once,
+        "points_at_once": job.at_once if plan.halving is None else None,
         "halving": plan.halving,
     }
     with open_run(path, as_json(settings) | {SEARCH: of_search}, resume=options.resume is not None) as config_hash:
@@ -150,7 +150,9 @@ class SearchJob(Job):
         self.at_once = plan.at_once or 0
         self.places: dict[str, list[Place]] = {}
         self._stacked: dict[str, Network] = {}
-        super().__init__(config, mesh, data_dir, seeds_at_once)
+        # Of convolutions, whose activations are more than their weights, the seeds of one point at a time.
+        bound = seeds_at_once or (config.seeds if config.student.startswith("cnn") else None)
+        super().__init__(config, mesh, data_dir, bound)
 
     def check(self) -> None:
         """Traces every program on shapes alone: what cannot be trained is known before anything is.
@@ -232,7 +234,7 @@ class SearchJob(Job):
                 # As a number, which is looked at: it may be out of its range, and a traced one cannot be.
                 self._at({**{other: of[0] for other, of in self._points.items()}, name: value})
         fitting = self._fitting(teacher)
-        if self._halving:
+        if self._halving is not None:
             count = len(next(iter(self._points.values())))
             if self.at_once or fitting < count:
                 raise ValueError(
@@ -263,7 +265,7 @@ class SearchJob(Job):
         count = len(next(iter(points.values())))
         halving = self._halving if phase.name == DISTILLED else None
         # Dropped are the worst of all: with halving there are no parts.
-        parts = 1 if halving else math.ceil(count / self.at_once)
+        parts = math.ceil(count / self.at_once) if halving is None else 1
         size = math.ceil(count / parts)
         side_by_side = None if self._seeds_at_once is None else max(1, self._seeds_at_once // self.config.seeds)
         self.places[phase.name] = []
@@ -274,7 +276,7 @@ class SearchJob(Job):
             # The last part is filled up with its last point, for one size is one program.
             rows = [*there, *[there[-1]] * (size - len(there))]
             grid = {key: jnp.asarray([values[i] for i in rows], jnp.float32) for key, values in points.items()}
-            if halving:
+            if halving is not None:
                 swept = learners.successive_halving(
                     learner_at,
                     grid,

@@ -96,6 +96,9 @@ def test_all_methods_fit_the_pairs_of_digits(tmp_path):
     made = _jobs(config, RunOptions(workdir=str(tmp_path)))
     entries = [entry for pair, job in made.values() for entry in _entries(config, pair, job)]
     assert {entry.row.method for entry in entries} == {"alone"} | {method.name for method in methods.methods()}
+    notes = {entry.row.method: entry.row.note for entry in entries}
+    assert notes["takd"] == "assistants mlp_32_32"
+    assert notes["sdd"] == "grids 1,2"
     names = [phase.name for entry in entries for phase in entry.phases]
     assert len(set(names)) == len(names)
     # Whatever comes before it, the student of a row is drawn as the one alone is.

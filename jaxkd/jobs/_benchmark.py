@@ -239,7 +239,8 @@ def _entries(config: BenchmarkConfig, pair: _Pair, job: Job) -> list[_Entry]:
                 )
                 for number, phase in enumerate(own)
             ]
-            note = ", ".join(f"{key} {value}" for key, value in _fitted(method.name, pair, len(job.train)).items())
+            fitted = _fitted(method.name, pair, len(job.train)).items()
+            note = ", ".join(f"{key} {_joined(value)}" for key, value in fitted)
             row = Trained(method.name, pair.title, labels, empty, empty, note)
             entries.append(_Entry(row, phases, of_method.networks[DISTILLED]))
     return entries
@@ -264,6 +265,11 @@ def _fitted(method: str, pair: _Pair, examples: int) -> dict[str, Any]:
         "progressive": {"medium": (pair.middle,)},
     }
     return of_method.get(method, {})
+
+
+def _joined(value: Any) -> str:
+    """A parameter as the command line has it: several values with commas between."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _renamed(

@@ -1,15 +1,18 @@
 """Methods x seeds on one data set: every method trained alike, and its difference to KD."""
 
+import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 import tyro
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxkd import data, evaluation, methods
 from jaxkd.evaluation import ALONE, KD, PUBLISHED, Benchmark, Trained
@@ -26,6 +29,7 @@ _EVALUATIONS = 5
 _TEST = "test/accuracy"
 _VALIDATION = "validation/accuracy"
 _EVALUATION_BATCH = 1000
+_TEACHER_RATE = 3e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,8 @@ class BenchmarkConfig:
     )
     """How many students of each, trained at once."""
     epochs: Annotated[
-        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 10; fashion_mnist: 1)")
+        float | None,
+        tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 20 of MLPs, 10 of others; fashion_mnist: 1)"),
     ] = None
     """Epochs of every phase of every student."""
     teacher_epochs: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 20.0
@@ -52,7 +57,9 @@ class BenchmarkConfig:
     """Teacher of the one pair that trains all methods, instead of the two of the data set."""
     student: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: two pairs)")] = None
     """Student of the one pair."""
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.01; fashion_mnist: 0.003)")
+    ] = None
     """Learning rate of all, at the start of a cosine, with Adam."""
     batch_size: int = 64
     """Images in a batch."""
@@ -130,17 +137,41 @@ def benchmark(config: BenchmarkConfig, options: RunOptions, watcher: Watcher) ->
     _check(entries, {pair.title: job for pair, job in jobs.values()})
     first = next(iter(jobs.values()))[1]
     settings = {"benchmark": {**dataclasses.asdict(config), "methods": list(config.methods)}, **as_json(first.config)}
-    with open_run(path, settings, resume=options.resume is not None) as config_hash:
+    with contextlib.ExitStack() as stack:
+        config_hash = stack.enter_context(open_run(path, settings, resume=options.resume is not None))
         watcher.started(path)
+        stack.enter_context(_compile_once())
         pairs = {pair.title: _shared(pair, job, options) for pair, job in jobs.values()}
         rows = [_train(entry, pairs, path, config_hash, options, watcher) for entry in entries]
         examples = len(data.load(config.dataset, "test", data_dir=options.data_dir))
-        table = Benchmark(f"{config.dataset}: methods", examples, _protocol(options, first), tuple(rows))
+        table = Benchmark(
+            f"{config.dataset}: methods", examples, _protocol(options, [job for _, job in jobs.values()]), tuple(rows)
+        )
         write_atomically(path / "benchmark.json", table.to_json() + "\n")
         write_atomically(path / "benchmark.md", table.to_markdown())
         (path / "plots").mkdir(exist_ok=True)
         table.draw(path / "plots" / "benchmark.png")
     return path, table
+
+
+@contextlib.contextmanager
+def _compile_once() -> Iterator[None]:
+    """Keeps what was compiled where JAX has no such cache already: many rows begin with the same program."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    if before[names[0]]:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        for name, value in zip(names, (directory, 0.1), strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
 
 
 def _check(entries: Sequence[_Entry], jobs: Mapping[str, Job]) -> None:
@@ -180,6 +211,7 @@ def _jobs(config: BenchmarkConfig, options: RunOptions) -> dict[str, tuple[_Pair
 
 def _settings(config: BenchmarkConfig, pair: _Pair) -> Any:
     few = config.dataset == "fashion_mnist"
+    rate = (3e-3 if few else 1e-2) if config.learning_rate is None else config.learning_rate
     return with_recipe(
         DistillConfig(
             dataset=config.dataset,
@@ -190,16 +222,22 @@ def _settings(config: BenchmarkConfig, pair: _Pair) -> Any:
             alpha=0.9,
             labels="all",
             seeds=(5 if few else 20) if config.seeds is None else config.seeds,
-            epochs=(1.0 if few else 10.0) if config.epochs is None else config.epochs,
+            epochs=_epochs(pair, few) if config.epochs is None else config.epochs,
             teacher_epochs=config.teacher_epochs,
             batch_size=config.batch_size,
             optimizer="adam",
-            learning_rate=config.learning_rate,
-            teacher_learning_rate=config.learning_rate,
+            learning_rate=rate,
+            teacher_learning_rate=_TEACHER_RATE,
             augment=(),
             seed=config.seed,
         )
     )
+
+
+def _epochs(pair: _Pair, few: bool) -> float:
+    if few:
+        return 1.0
+    return 20.0 if pair.student.startswith("mlp") else 10.0
 
 
 def _entries(config: BenchmarkConfig, pair: _Pair, job: Job) -> list[_Entry]:
@@ -353,13 +391,14 @@ def _shared(pair: _Pair, job: Job, options: RunOptions) -> _Shared:
     return _Shared(pair, job, stacked(job.student, job.config.seeds), splits)
 
 
-def _protocol(options: RunOptions, job: Job) -> tuple[str, ...]:
-    settings = job.config
+def _protocol(options: RunOptions, jobs: Sequence[Job]) -> tuple[str, ...]:
+    job, settings = jobs[0], jobs[0].config
+    epochs = " and ".join(f"{of_pair.config.epochs:g} ({of_pair.config.student})" for of_pair in jobs)
     held_out = len(data.load(settings.dataset, "validation", data_dir=options.data_dir))
     states = f"{_EVALUATIONS} states" if options.every is None else f"the states every {options.every} steps"
     return (
         f"{settings.seeds} seeds of each row, from the same fresh students and on the same batches; "
-        f"{settings.epochs:g} epochs of each phase, Adam {settings.learning_rate:g} to 0 by a cosine, batches of "
+        f"{epochs} epochs of each phase, Adam {settings.learning_rate:g} to 0 by a cosine, batches of "
         f"{settings.batch_size}.",
         f"Labels: all {len(job.train)} of the training split, by every row. No row was tuned: methods have the numbers "
         f"of their papers, for other data and networks. The {held_out} labels of the validation split choose one of "

@@ -15,9 +15,9 @@ from jaxkd.objectives._objective import Signals
 Params = Mapping[str, jax.Array]
 Shape = tuple[int, ...]
 
-# Of so few, the patches of a map are no larger than what is beside it, and XLA's convolutions slow on a CPU, the more
-# so under vmap.
-_FEW_POSITIONS = 16
+# So few numbers in the patches of all positions cost little memory, and XLA's convolutions of small maps are slow on a
+# CPU, the more so under vmap.
+_FEW_NUMBERS = 2**21
 
 # He et al. 2015, by fan-out: what the literature's code draws convolutions from.
 _draw = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -35,7 +35,7 @@ def convolve(params: Params, x: jax.Array) -> jax.Array:
     x = x.astype(jnp.promote_types(x.dtype, kernel.dtype))
     if kernel.ndim == 2:
         y = x @ kernel
-    elif x.shape[1] * x.shape[2] <= _FEW_POSITIONS:
+    elif x.size * kernel.shape[0] * kernel.shape[1] <= _FEW_NUMBERS:
         padding = [((size - 1) // 2, size // 2) for size in kernel.shape[:2]]
         y = conv_by_matmul(x, kernel.astype(x.dtype), (1, 1), padding)
     else:

@@ -18,17 +18,17 @@ import numpy as np
 from jaxkd.models.pretrained._pickle_stream import read_object
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-_DTYPES = {
-    "Float": np.float32,
-    "Double": np.float64,
-    "Half": np.float16,
-    "BFloat16": jnp.bfloat16,
-    "Long": np.int64,
-    "Int": np.int32,
-    "Short": np.int16,
-    "Char": np.int8,
-    "Byte": np.uint8,
-    "Bool": np.bool_,
+_DTYPES: Mapping[str, np.dtype] = {
+    "Float": np.dtype(np.float32),
+    "Double": np.dtype(np.float64),
+    "Half": np.dtype(np.float16),
+    "BFloat16": np.dtype(jnp.bfloat16),
+    "Long": np.dtype(np.int64),
+    "Int": np.dtype(np.int32),
+    "Short": np.dtype(np.int16),
+    "Char": np.dtype(np.int8),
+    "Byte": np.dtype(np.uint8),
+    "Bool": np.dtype(np.bool_),
 }
 
 
@@ -175,7 +175,7 @@ _NAMES: Mapping[str, Any] = {
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    **{f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()},
+    **{f"torch.{name}Storage": dtype for name, dtype in _DTYPES.items()},
 }
 
 

@@ -6,6 +6,7 @@ from jaxkd.models._cifar_mobilenet import CifarMobileNetV2
 from jaxkd.models._cifar_resnet import CifarResNet
 from jaxkd.models._cifar_resnet50 import CifarBottleneckResNet
 from jaxkd.models._efficientnet import EfficientNet
+from jaxkd.models._gpt2 import GPT2
 from jaxkd.models._imagenet_resnet import ImageNetResNet
 from jaxkd.models._mlp import MLP
 from jaxkd.models._mobilenet import MobileNetV1, MobileNetV2
@@ -19,6 +20,7 @@ from jaxkd.models._wide_resnet import WideResNet
 
 __all__ = [
     "BERT",
+    "GPT2",
     "MLP",
     "VGG",
     "BiT",

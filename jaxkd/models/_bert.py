@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxkd._checks import shape_of
-from jaxkd.models._attention import KERNEL_INIT, FeedForward, SelfAttention, transformer_roles
+from jaxkd.models._attention import KERNEL_INIT, FeedForward, SelfAttention, masking_bias, transformer_roles
 from jaxkd.models._family import Family
+from jaxkd.models._words import check_words
 
 
 class TokenEmbedding(nn.Module):
@@ -33,13 +33,7 @@ class TokenEmbedding(nn.Module):
         self, input_ids: jax.Array, attention_mask: jax.Array | None, token_type_ids: jax.Array | None
     ) -> jax.Array:
         """Gives [batch, tokens, width]; raises ValueError of what are no words, or more than there are positions."""
-        if input_ids.ndim != 2 or not jnp.issubdtype(input_ids.dtype, jnp.integer):
-            raise ValueError(
-                f"input_ids {shape_of(input_ids)} are {input_ids.dtype}: a model of text takes integers [batch, tokens]"
-            )
-        length = input_ids.shape[1]
-        if length > self.positions:
-            raise ValueError(f"input_ids {shape_of(input_ids)}: there are positions for {self.positions} tokens only")
+        check_words(input_ids, self.positions)
         embed = functools.partial(
             nn.Embed,
             features=self.width,
@@ -47,14 +41,15 @@ class TokenEmbedding(nn.Module):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
-        position = jnp.arange(length)
+        position = jnp.arange(input_ids.shape[1])
         if self.skipped:
             present = jnp.ones_like(input_ids) if attention_mask is None else attention_mask.astype(input_ids.dtype)
             position = jnp.cumsum(present, axis=1) * present + self.skipped - 1
         x = embed(self.vocabulary, name="word")(input_ids)
         x = x + embed(self.positions + self.skipped, name="position")(position)
         if self.types:
-            types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            given = token_type_ids is not None and self.types > 1
+            types = token_type_ids if given else jnp.zeros_like(input_ids)
             x = x + embed(self.types, name="type")(types)
         return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x)
 
@@ -86,9 +81,6 @@ class BERT(nn.Module):
 
     TinyBERT and MiniLM are BERTs of other sizes. DistilBERT has no token types, and a ReLU where BERT's pooler has a
     tanh; as an encoder it has no pooler. RoBERTa has one token type, and counts positions without padding.
-
-    As a network it is ``from_linen(bert, lambda module, batch, train: module(batch["input_ids"],
-    batch["attention_mask"], train=train))``.
 
     Taps: ``"embedding"`` and ``"block1"`` ..., which are ``hidden_states[0]``, ``[1]`` ...; of each block
     ``"block1/attention/query"``, ``/key``, ``/value``, ``/scores`` (mask added) and ``/probs``; ``"pooled"``, the
@@ -170,12 +162,11 @@ class BERT(nn.Module):
     ) -> jax.Array:
         """Gives logits [batch, classes], or last hidden states [batch, tokens, width], of words [batch, tokens].
 
-        ``attention_mask`` [batch, tokens] is 0 or False for padding; ``token_type_ids`` are 0 where they are not given.
+        ``attention_mask`` [batch, tokens] is 0 or False for padding; ``token_type_ids`` are 0 where they are not given,
+        and in forms that have one type or none.
         """
         x = self.drop(self.embedding(input_ids, attention_mask, token_type_ids), deterministic=not train)
-        bias = None
-        if attention_mask is not None:
-            bias = jnp.where(attention_mask.astype(bool), 0, jnp.finfo(jnp.float32).min)[:, None, None]
+        bias = None if attention_mask is None else masking_bias(attention_mask.astype(bool)[:, None, None])
         for block in self.blocks:
             x = block(x, train, bias)
         if self.form == "distilbert" and self.classes is None:

@@ -18,7 +18,7 @@ class Family(NamedTuple):
       paper: where it comes from.
       published: parameters by name, as the published code has them for ``classes`` classes. Counting them by tracing a
         network takes a second; a test does it.
-      classes: of the data set that the literature has the models for.
+      classes: of the data set that the literature has the models for; of language models, their words.
       widths: a prefix, if any widths can be had: ``"mlp"`` makes ``module((8, 4), classes=...)`` of ``"mlp_8_4"``, and
         the variants are examples.
     """

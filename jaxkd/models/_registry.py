@@ -5,7 +5,6 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxkd.models import (
@@ -15,6 +14,7 @@ from jaxkd.models import (
     _cifar_resnet,
     _cifar_resnet50,
     _efficientnet,
+    _gpt2,
     _imagenet_resnet,
     _mlp,
     _mobilenet,
@@ -26,6 +26,7 @@ from jaxkd.models import (
     _wide_resnet,
 )
 from jaxkd.models._family import Family
+from jaxkd.models._inputs import inputs_of
 
 _FAMILIES: tuple[Family, ...] = (
     _mlp.FAMILY,
@@ -45,6 +46,7 @@ _FAMILIES: tuple[Family, ...] = (
     _vit.VIT_FAMILY,
     _vit.DEIT_FAMILY,
     *_bert.FAMILIES,
+    _gpt2.FAMILY,
 )
 
 
@@ -55,7 +57,7 @@ class ModelInfo(NamedTuple):
       name: what `create` takes.
       family: which models it belongs to.
       parameters: their number at ``classes`` classes on images of ``image_shape``.
-      classes: of the data set that the literature has the model for.
+      classes: of the data set that the literature has the model for; of a language model its words.
       image_shape: (height, width, channels); () of models of text.
       paper: where the model comes from.
     """
@@ -75,11 +77,11 @@ def create(name: str, classes: int) -> nn.Module:
       name: ``"mlp_W"``, ``"mlp_W_W"`` ... for an MLP with hidden layers of those widths, ``"cnn_W_W"`` ... for strided
         convolutions of those channels, or a name that `names` lists: the literature's. Where it has one name for two
         networks, the name alone is ImageNet's.
-      classes: number of classes.
+      classes: number of classes; of a language model, of its words.
 
     Returns:
-      A Linen module: ``module.apply(variables, image, train=...)`` gives logits [batch, classes]; a model of text takes
-      words for the image.
+      A Linen module: ``module.apply(variables, image, train=...)`` gives logits [batch, classes]. A model of text takes
+      words for the image; a language model gives logits [batch, tokens, classes].
 
     Raises:
       ValueError: if there is no model of that name (the error lists the nearest), or less than one class.
@@ -114,6 +116,5 @@ def names() -> tuple[ModelInfo, ...]:
 
 
 def _parameters(module: nn.Module, image_shape: tuple[int, ...]) -> int:
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), **inputs_of(module, image_shape))["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -53,7 +53,9 @@ def vit():
 def test_attention_is_fused_except_where_its_maps_are_tapped(vit, taps, fused, monkeypatch):
     calls = []
     plain = jax.nn.dot_product_attention
-    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *args: calls.append(1) or plain(*args))
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *args, **scale: calls.append(1) or plain(*args, **scale)
+    )
     network, variables, batch = vit
     for train in (False, True):
         calls.clear()

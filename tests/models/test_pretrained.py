@@ -35,7 +35,7 @@ def foreign(module, variables):
         array = np.asarray(leaf)
         if path[-1] == "kernel":
             array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        name, part = source(module, path[1:])
+        name, part, _ = source(module, path[1:])
         if part is None:
             tensors[name] = np.ascontiguousarray(array)
         else:

@@ -11,10 +11,10 @@ import numpy as np
 from flax import linen as nn
 
 from jaxkd._checks import shape_of
-from jaxkd.models._bert import BERT
+from jaxkd.models._inputs import inputs_of
 from jaxkd.models._registry import create
 from jaxkd.models.pretrained._files import read
-from jaxkd.models.pretrained._names import source, to_flax, weights
+from jaxkd.models.pretrained._names import classes, part_of, source, to_flax, weights
 
 
 def load(
@@ -23,14 +23,15 @@ def load(
     """Loads weights that torchvision, timm, Hugging Face or the code behind the CIFAR tables have saved.
 
     Residual networks, MobileNetV2 and EfficientNet have torchvision's names, BiT, MobileNetV1, ViT and DeiT timm's,
-    BERTs Hugging Face's. Of a BERT the heads that it was pretrained with are left out; its encoder alone is
+    models of text Hugging Face's. Of a BERT the heads that it was pretrained with are left out; its encoder alone is
     ``BERT(..., classes=None)``, from which ``init_from_teacher(..., keep=("classifier",))`` starts a classifier.
 
     Args:
-      model: a model of the zoo, or the name of one, which then has as many classes as the weights.
+      model: a model of the zoo, or the name of one, which then has as many classes (a language model: words) as the
+        weights.
       path: what `read` takes.
       image_shape: (height, width, channels) of the images that the weights are for; for ViT and DeiT it says how many
-        positions there are, for BERTs nothing.
+        positions there are, for models of text nothing.
 
     Returns:
       The module's variables, ``{"params": ...}`` and perhaps ``"batch_stats"``, of the module's ``param_dtype``.
@@ -40,11 +41,11 @@ def load(
       ValueError: if the file is refused, no foreign names are known for the model, or the weights do not fit it: the
         error lists missing, surplus and mis-shaped tensors, those that are no floats and those that are not finite.
     """
-    tensors = weights(read(path))
+    tensors = read(path)
     if isinstance(model, str):
-        # The number of classes is the classifier's. Where there is none, or it is odd, the comparison below says so.
-        bias = tensors.get(source(create(model, 1), ("classifier", "bias")).name)
-        model = create(model, len(bias) if bias is not None and bias.ndim == 1 else 1)
+        any_number = create(model, 1)
+        # Where the weights do not say, or the number is odd, the comparison below does.
+        model = create(model, classes(any_number, weights(tensors, any_number)) or 1)
     try:
         return convert(model, tensors, image_shape)
     except ValueError as error:
@@ -60,18 +61,19 @@ def convert(
       ValueError: as `load`.
     """
     expected = expected_variables(module, image_shape)
-    tensors = weights(tensors)
+    tensors = weights(tensors, module)
     used, problems, values = set(), Problems(), {}
     for path, leaf in expected.items():
-        name, part = source(module, path[1:])
+        where = source(module, path[1:])
+        name = where.name
         used.add(name)
         if name not in tensors:
             problems.missing.append(name)
             continue
-        tensor = tensors[name]
-        if part is not None and tensor.ndim and len(tensor) % 3 == 0:
-            tensor = np.split(tensor, 3)[part]
-        values[path] = tensor = to_flax(tensor, len(leaf.shape)) if path[-1] == "kernel" else tensor
+        tensor = part_of(tensors[name], where)
+        if path[-1] == "kernel":
+            tensor = to_flax(tensor, len(leaf.shape), where.inputs_first)
+        values[path] = tensor
         problems.compare(name, tensor, "/".join(path[1:]), leaf.shape)
     problems.surplus.extend(set(tensors) - used)
     problems.raise_any(type(module).__name__)
@@ -81,10 +83,8 @@ def convert(
 
 def expected_variables(module: nn.Module, image_shape: tuple[int, int, int]) -> dict[tuple[str, ...], Any]:
     """Returns the shapes and dtypes of a module's variables, by their path with the collection first."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    words = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    inputs = words if isinstance(module, BERT) else image
-    return flax.traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), inputs))
+    inputs = inputs_of(module, image_shape, words=1)
+    return flax.traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), **inputs))
 
 
 class Problems:

@@ -17,11 +17,13 @@ class Source(NamedTuple):
 
     Attributes:
       name: of the tensor.
-      part: which third of its first axis is meant, or None: all of it.
+      part: which third of its outputs is meant, or None: all of it.
+      inputs_first: whether a weight is [in, out], as GPT-2's are, and not [out, in].
     """
 
     name: str
     part: int | None = None
+    inputs_first: bool = False
 
 
 # By our module: our path of a layer to the others' name of it, or None where there is no such layer.
@@ -42,6 +44,7 @@ _LAYERS: Mapping[type[nn.Module], Callable[[Any, Sequence[str]], str | None]] = 
     models.EfficientNet: _names_images.efficientnet,
     models.ViT: _names_images.vit,
     models.BERT: _names_text.bert,
+    models.GPT2: _names_text.gpt2,
 }
 _LEAVES = {
     "kernel": "weight",
@@ -55,9 +58,19 @@ _LEAVES = {
     "position": "pos_embed",
 }
 # What is saved beside the weights: counters, positions that count up, and the heads of BERTs' pretraining.
-_BESIDE = re.compile(
-    r".*num_batches_tracked|(.*\.)?position_ids|(cls|lm_head)\..*|vocab_(transform|layer_norm|projector)\..*"
-)
+_BESIDE = {
+    models.BERT: r"(.*\.)?position_ids|(cls|lm_head)\..*|vocab_(transform|layer_norm|projector)\..*",
+    # Masks, which are no floats.
+    models.GPT2: r"h\.\d+\.attn\.(masked_)?bias",
+}
+# What the whole of a model is called where a head stands beside it.
+_WHOLE = {models.BERT: r"(bert|distilbert|roberta)\.", models.GPT2: r"transformer\."}
+# Tensors that are saved once more under another name.
+_COPIES: Mapping[type[nn.Module], Callable[[Any], Mapping[str, str]]] = {
+    models.GPT2: lambda module: {"lm_head.weight": "wte.weight"},
+}
+# Of which variable the classes are told, by the length of its first axis.
+_CLASSES = {models.GPT2: ("embedding", "word", "embedding")}
 
 
 def source(module: nn.Module, path: Sequence[str]) -> Source:
@@ -78,21 +91,50 @@ def source(module: nn.Module, path: Sequence[str]) -> Source:
     layer = name_of(module, layers)
     if layer is None:
         raise ValueError(f"no foreign name is known for {'/'.join(path)} of a {type(module).__name__}")
-    part = ("query", "key", "value").index(layers[-1]) if layer.endswith("attn.qkv") else None
-    return Source(f"{layer}.{_LEAVES[leaf]}" if layer else _LEAVES[leaf], part)
+    part = ("query", "key", "value").index(layers[-1]) if layer.endswith(("attn.qkv", "attn.c_attn")) else None
+    name = f"{layer}.{_LEAVES[leaf]}" if layer else _LEAVES[leaf]
+    return Source(name, part, inputs_first=isinstance(module, models.GPT2))
 
 
-def weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Leaves out what is saved beside a model's weights, and the name that others give to the whole of a BERT."""
-    named = {re.sub(r"^(bert|distilbert|roberta)\.", "", name): tensor for name, tensor in tensors.items()}
-    return {name: tensor for name, tensor in named.items() if not _BESIDE.fullmatch(name)}
+def classes(module: nn.Module, tensors: Mapping[str, np.ndarray]) -> int | None:
+    """Tells for how many classes the weights of a model of this kind are; None if they do not say."""
+    tensor = tensors.get(source(module, _CLASSES.get(type(module), ("classifier", "bias"))).name)
+    return None if tensor is None or not tensor.ndim else len(tensor)
 
 
-def to_flax(tensor: np.ndarray, axes: int) -> np.ndarray:
+def weights(tensors: Mapping[str, np.ndarray], module: nn.Module) -> dict[str, np.ndarray]:
+    """Leaves out what is saved beside a model's weights, and the name that others give to the whole of it.
+
+    Of what is there twice, the copy is left out, if it is one: another tensor of that name stays.
+    """
+    kind = type(module)
+    whole, beside = _WHOLE.get(kind), re.compile(rf".*num_batches_tracked|{_BESIDE.get(kind, '')}")
+    named = {re.sub(f"^{whole}", "", name) if whole else name: tensor for name, tensor in tensors.items()}
+    copies = _COPIES[kind](module) if kind in _COPIES else {}
+
+    def is_copy(name: str) -> bool:
+        original = named.get(copies.get(name, ""))
+        return original is not None and np.array_equal(named[name], original)
+
+    return {name: tensor for name, tensor in named.items() if not beside.fullmatch(name) and not is_copy(name)}
+
+
+def part_of(tensor: np.ndarray, where: Source) -> np.ndarray:
+    """Takes the third that is meant, where it is one."""
+    axis = -1 if where.inputs_first else 0
+    if where.part is None or not tensor.ndim or tensor.shape[axis] % 3:
+        return tensor
+    return np.split(tensor, 3, axis)[where.part]
+
+
+def to_flax(tensor: np.ndarray, axes: int, inputs_first: bool = False) -> np.ndarray:
     """Turns a weight into a kernel of so many axes: [out, in, height, width] to [height, width, in, out].
 
-    A dense kernel is [in, out], of a tensor [out, in] or a 1x1 convolution's. Arrays of other ranks stay as they are.
+    A dense kernel is [in, out], of a tensor [out, in] or a 1x1 convolution's, or already of that order. Arrays of other
+    ranks stay as they are.
     """
+    if inputs_first:
+        return tensor
     if axes == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
         tensor = tensor[:, :, 0, 0]
     if axes == 4 and tensor.ndim == 4:

@@ -22,6 +22,18 @@ _BLOCK = {
     "feed_forward/out": ("output.dense", "ffn.lin2"),
     "feed_forward_norm": ("output.LayerNorm", "output_layer_norm"),
 }
+# GPT-2's query, key and value are thirds of one matrix.
+_GPT2_ENDS = {"embedding/word": "wte", "embedding/position": "wpe", "norm": "ln_f"}
+_GPT2_BLOCK = {
+    "attention/query": "attn.c_attn",
+    "attention/key": "attn.c_attn",
+    "attention/value": "attn.c_attn",
+    "attention/out": "attn.c_proj",
+    "attention_norm": "ln_1",
+    "feed_forward/in": "mlp.c_fc",
+    "feed_forward/out": "mlp.c_proj",
+    "feed_forward_norm": "ln_2",
+}
 
 
 def bert(module: Any, layers: Sequence[str]) -> str | None:
@@ -41,3 +53,11 @@ def bert(module: Any, layers: Sequence[str]) -> str | None:
             place = "transformer" if distil else "encoder"
             return f"{place}.layer.{number(block) - 1}.{_BLOCK['/'.join(inner)][int(distil)]}"
     return None
+
+
+def gpt2(module: Any, layers: Sequence[str]) -> str | None:
+    """Names a layer of GPT-2."""
+    block, *inner = layers
+    if "/".join(inner) in _GPT2_BLOCK:
+        return f"h.{number(block) - 1}.{_GPT2_BLOCK['/'.join(inner)]}"
+    return _GPT2_ENDS.get("/".join(layers))

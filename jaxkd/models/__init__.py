@@ -14,6 +14,7 @@ from jaxkd.models._registry import ModelInfo, create, names
 from jaxkd.models._shufflenet_v1 import ShuffleNetV1
 from jaxkd.models._shufflenet_v2 import ShuffleNetV2
 from jaxkd.models._strided_cnn import StridedCNN
+from jaxkd.models._t5 import T5
 from jaxkd.models._vgg import VGG
 from jaxkd.models._vit import ViT
 from jaxkd.models._wide_resnet import WideResNet
@@ -22,6 +23,7 @@ __all__ = [
     "BERT",
     "GPT2",
     "MLP",
+    "T5",
     "VGG",
     "BiT",
     "CifarBottleneckResNet",

@@ -21,6 +21,7 @@ from jaxkd.models import (
     _shufflenet_v1,
     _shufflenet_v2,
     _strided_cnn,
+    _t5,
     _vgg,
     _vit,
     _wide_resnet,
@@ -47,6 +48,7 @@ _FAMILIES: tuple[Family, ...] = (
     _vit.DEIT_FAMILY,
     *_bert.FAMILIES,
     _gpt2.FAMILY,
+    _t5.FAMILY,
 )
 
 

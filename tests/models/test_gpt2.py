@@ -15,7 +15,6 @@ from jaxkd.models import GPT2, pretrained
 from jaxkd.models.pretrained._names import classes
 
 from . import text_cases as cases
-from .imagenet_cases import tensor
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = [info for info in models.names() if info.family == "gpt2"]
@@ -28,8 +27,7 @@ def call(module, batch, train):
 @functools.cache
 def computed():
     golden = np.load(GOLDEN / "gpt2.npz")
-    tensors = {name: tensor(name, shape) for name, shape in json.loads(str(golden["shapes"])).items()}
-    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
+    tensors = cases.tensors("gpt2", json.loads(str(golden["shapes"])))
     module = cases.MODULES["gpt2"]
     network = networks.from_linen(module, call)
     variables = pretrained.convert(module, tensors)

@@ -45,6 +45,7 @@ _LAYERS: Mapping[type[nn.Module], Callable[[Any, Sequence[str]], str | None]] = 
     models.ViT: _names_images.vit,
     models.BERT: _names_text.bert,
     models.GPT2: _names_text.gpt2,
+    models.T5: _names_text.t5,
 }
 _LEAVES = {
     "kernel": "weight",
@@ -62,15 +63,18 @@ _BESIDE = {
     models.BERT: r"(.*\.)?position_ids|(cls|lm_head)\..*|vocab_(transform|layer_norm|projector)\..*",
     # Masks, which are no floats.
     models.GPT2: r"h\.\d+\.attn\.(masked_)?bias",
+    # Attention to the encoder has no distances; the first files had weights for them all the same.
+    models.T5: r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
 }
 # What the whole of a model is called where a head stands beside it.
 _WHOLE = {models.BERT: r"(bert|distilbert|roberta)\.", models.GPT2: r"transformer\."}
 # Tensors that are saved once more under another name.
 _COPIES: Mapping[type[nn.Module], Callable[[Any], Mapping[str, str]]] = {
     models.GPT2: lambda module: {"lm_head.weight": "wte.weight"},
+    models.T5: _names_text.t5_copies,
 }
 # Of which variable the classes are told, by the length of its first axis.
-_CLASSES = {models.GPT2: ("embedding", "word", "embedding")}
+_CLASSES = {models.GPT2: ("embedding", "word", "embedding"), models.T5: ("embedding", "embedding")}
 
 
 def source(module: nn.Module, path: Sequence[str]) -> Source:

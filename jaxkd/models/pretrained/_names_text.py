@@ -1,6 +1,6 @@
 """What Hugging Face calls the layers of models of text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxkd.models.pretrained._names_cifar import number
@@ -34,6 +34,8 @@ _GPT2_BLOCK = {
     "feed_forward/out": "mlp.c_proj",
     "feed_forward_norm": "ln_2",
 }
+_T5_ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
+_T5_LAYERS = {"attention": "SelfAttention", "cross_attention": "EncDecAttention", "feed_forward": "DenseReluDense"}
 
 
 def bert(module: Any, layers: Sequence[str]) -> str | None:
@@ -61,3 +63,32 @@ def gpt2(module: Any, layers: Sequence[str]) -> str | None:
     if "/".join(inner) in _GPT2_BLOCK:
         return f"h.{number(block) - 1}.{_GPT2_BLOCK['/'.join(inner)]}"
     return _GPT2_ENDS.get("/".join(layers))
+
+
+def t5(module: Any, layers: Sequence[str]) -> str | None:
+    """Names a layer of T5: of an encoder or a decoder, whose blocks are numbered, and in them the layers."""
+    gated = module.form == "t5_v1_1"
+    if layers[0] in ("embedding", "classifier"):
+        return {"embedding": "shared", "classifier": "lm_head"}[layers[0]]
+    side, _, place = layers[0].partition("_")
+    if place == "norm":
+        return f"{side}.final_layer_norm"
+    if place == "positions":
+        return f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias"
+    kind = layers[1].removesuffix("_norm")
+    if kind not in _T5_LAYERS:
+        return None
+    # The last one is feed-forward, after attention to the encoder where there is one.
+    order = 0 if kind == "attention" else 1 if kind == "cross_attention" or side == "encoder" else 2
+    layer = f"{side}.block.{number(place) - 1}.layer.{order}"
+    if kind != layers[1]:
+        return f"{layer}.layer_norm"
+    feed_forward = {"in": "wi_0" if gated else "wi", "gate": "wi_1", "out": "wo"}
+    dense = (feed_forward if kind == "feed_forward" else _T5_ATTENTION)[layers[2]]
+    return f"{layer}.{_T5_LAYERS[kind]}.{dense}"
+
+
+def t5_copies(module: Any) -> Mapping[str, str]:
+    """Tells which of T5's tensors are the words' vectors once more."""
+    names = ["encoder.embed_tokens", "decoder.embed_tokens", *(["lm_head"] if module.form == "t5" else [])]
+    return {f"{name}.weight": "shared.weight" for name in names}

@@ -31,9 +31,10 @@ def from_linen(
 
     Args:
       module: an unbound module.
-      call: ``(module, batch, train) -> logits``, run with the module bound. The default gives ``batch["image"]`` to the
-        module, and ``train`` under the name it has in the module's ``__call__`` (``train``, ``training``,
-        ``is_training``, negated ``deterministic``, or none).
+      call: ``(module, batch, train) -> logits``, run with the module bound. The default gives the module ``"image"``,
+        or ``"input_ids"`` with ``"attention_mask"``, ``"token_type_ids"``, ``"decoder_input_ids"`` ... as far as its
+        ``__call__`` has parameters of these names and the batch has them; and ``train`` under the name it has there
+        (``train``, ``training``, ``is_training``, negated ``deterministic``, or none).
       roles: tap paths by role, the module's attribute ``roles`` by default.
       head: ``(module, features) -> logits``, run with the module bound. The default is the module's method ``head``, if
         its class has one. (A submodule that ``setup`` makes is no method: ``head=lambda module, x: module.fc(x)``.)

@@ -31,9 +31,10 @@ def from_nnx(
     Args:
       build: makes the model, ``lambda rngs: Model(..., rngs=rngs)``: a network has to draw anew, so an instance is not
         enough.
-      call: ``(model, batch, train) -> logits``. The default gives ``batch["image"]`` to the model, and ``train`` if the
-        model's ``__call__`` has a parameter for it (``train``, ``training``, ``is_training``, negated
-        ``deterministic``).
+      call: ``(model, batch, train) -> logits``. The default gives the model ``"image"``, or ``"input_ids"`` with
+        ``"attention_mask"``, ``"token_type_ids"``, ``"decoder_input_ids"`` ... as far as its ``__call__`` has
+        parameters of these names and the batch has them; and ``train`` if it has one for it (``train``, ``training``,
+        ``is_training``, negated ``deterministic``).
       roles: tap paths by role, the model's attribute ``roles`` by default.
       head: ``(model, features) -> logits``. The default is the model's method or submodule ``head``, if it has one.
 

@@ -151,17 +151,76 @@ def test_the_mode_is_passed_under_the_name_the_module_has(make, name):
     assert seen == ([None, None] if name is None else [False, True] if name == "deterministic" else [True, False])
 
 
-def test_a_batch_without_image_needs_a_call():
+def called(make, parameters, batch):
+    """What a module whose ``__call__`` has these parameters (a name with ``=``: optional) is called with."""
+    seen = {}
+
+    def call(self, *args, **kwargs):
+        seen.update(zip(names, args, strict=False), **kwargs)
+        return jnp.zeros((2, 1))
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    names = [name.removesuffix("=") for name in parameters]
+    defaults = [None if name.endswith("=") else inspect.Parameter.empty for name in parameters]
+    made = [inspect.Parameter(name, kind, default=one) for name, one in zip(names, defaults, strict=True)]
+    call.__signature__ = inspect.Signature([inspect.Parameter("self", kind), *made])
+    base = nn.Module if make is from_linen else nnx.Module
+    module = type("Net", (base,), {"__call__": call, "__module__": __name__})
+    network = make(module()) if make is from_linen else make(lambda rngs: module())
+    network.apply({"params": {}}, batch)
+    return seen
+
+
+WORDS = {name: jnp.full((2, 4), i) for i, name in enumerate(("input_ids", "attention_mask", "token_type_ids", "label"))}
+
+
+@pytest.mark.parametrize("make", [from_linen, from_nnx])
+@pytest.mark.parametrize(
+    ("parameters", "given"),
+    [
+        (["input_ids", "attention_mask=", "train="], {"input_ids", "attention_mask", "train"}),
+        (["input_ids", "decoder_input_ids=", "token_type_ids="], {"input_ids", "token_type_ids"}),
+        (["attention_mask", "input_ids"], {"input_ids", "attention_mask"}),
+        (["image=", "input_ids="], {"input_ids"}),
+    ],
+)
+def test_words_are_passed_by_name_as_far_as_the_module_takes_them(make, parameters, given):
+    seen = called(make, parameters, WORDS)
+    assert set(seen) == given
+    assert all(seen[name] is WORDS[name] for name in given - {"train"})
+
+
+@pytest.mark.parametrize("make", [from_linen, from_nnx])
+def test_words_are_the_first_argument_of_a_module_that_names_none(make):
+    seen = called(make, ["x", "attention_mask="], WORDS)
+    assert seen["x"] is WORDS["input_ids"]
+    assert seen["attention_mask"] is WORDS["attention_mask"]
+    # A batch with both is one of images.
+    image = jnp.ones((2, 3))
+    assert called(make, ["x"], WORDS | {"image": image})["x"] is image
+    assert set(called(make, ["image", "input_ids"], WORDS | {"image": image})) == {"image", "input_ids"}
+
+
+@pytest.mark.parametrize("make", [from_linen, from_nnx])
+def test_a_batch_without_what_the_module_takes_needs_a_call(make):
+    with pytest.raises(ValueError, match=r'no "image" nor "input_ids" but \[\'tokens\'\].*call=lambda'):
+        called(make, ["x"], {"tokens": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r'no "decoder_input_ids" but \[\'attention_mask\', \'input_ids\', .*call='):
+        called(make, ["input_ids", "decoder_input_ids", "attention_mask="], WORDS)
+    for parameter in ("input_ids", "input_ids="):
+        with pytest.raises(ValueError, match=r'no "input_ids" but \[\'image\'\]'):
+            called(make, [parameter], {"image": jnp.ones(2)})
+
+
+def test_a_call_of_ones_own():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
             return nn.Dense(2)(x)
 
-    tokens = {"input_ids": jnp.ones((2, 4))}
-    with pytest.raises(ValueError, match=r"no \"image\" but \['input_ids'\].*call=lambda"):
-        jax.eval_shape(from_linen(Net()).init, jax.random.key(0), tokens)
-    network = from_linen(Net(), call=lambda module, batch, train: module(batch["input_ids"]))
-    assert jax.eval_shape(network.init, jax.random.key(0), tokens)["params"]["Dense_0"]["kernel"].shape == (4, 2)
+    network = from_linen(Net(), call=lambda module, batch, train: module(batch["tokens"]))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), {"tokens": jnp.ones((2, 4))})
+    assert shapes["params"]["Dense_0"]["kernel"].shape == (4, 2)
     assert network.head is None
 
 

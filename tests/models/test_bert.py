@@ -22,11 +22,6 @@ FAMILIES = ("bert", "distilbert", "roberta", "tinybert", "minilm")
 TEXT = [info for info in models.names() if info.family in FAMILIES]
 
 
-def call(module, batch, train):
-    types = batch["token_type_ids"] if module.form == "bert" else None
-    return module(batch["input_ids"], batch["attention_mask"], types, train=train)
-
-
 def words():
     return dict(zip(("input_ids", "attention_mask", "token_type_ids"), cases.words(), strict=True))
 
@@ -36,7 +31,7 @@ def computed(case):
     golden = np.load(GOLDEN / f"{case}.npz")
     tensors = {name: tensor(name, shape) for name, shape in json.loads(str(golden["shapes"])).items()}
     variables = pretrained.convert(cases.MODULES[case], tensors)
-    network = networks.from_linen(cases.MODULES[case], call)
+    network = networks.from_linen(cases.MODULES[case])
     taps = [f"{role}[{i}]" for role, paths in network.roles.items() for i in range(len(paths)) if len(paths) > 1]
     taps += ["penultimate"]
     outputs, _ = jax.jit(lambda v, b: network.apply(v, b, taps=taps))(variables, words())
@@ -114,7 +109,7 @@ def test_heads_of_pretraining_are_left_out_and_an_encoder_starts_a_classifier():
 def test_dropout_follows_train():
     module = cases.MODULES["bert"].clone(dropout=0.5)
     variables = computed("bert")[2]
-    network = networks.from_linen(module, call)
+    network = networks.from_linen(module)
     apply = jax.jit(lambda key: network.apply(variables, words(), train=True, rng=key)[0].logits)
     assert not np.allclose(apply(jax.random.key(1)), apply(jax.random.key(2)))
     still = jax.jit(lambda: network.apply(variables, words(), train=False)[0].logits)()
@@ -125,7 +120,7 @@ def test_a_student_learns_its_teachers_attention_and_states():
     """TinyBERT's first phase: attention scores and hidden states of the last layer, and the embeddings."""
     size = {"heads": 3, "feed_forward": 32, "vocabulary": cases.VOCABULARY, "positions": 16, "dropout": 0.0}
     teacher = computed("bert")[1]
-    student = networks.from_linen(BERT(12, 1, **size), call)
+    student = networks.from_linen(BERT(12, 1, **size))
     objective = objectives.weighted_sum(
         attention=(
             1.0,
@@ -148,6 +143,30 @@ def test_a_student_learns_its_teachers_attention_and_states():
 
     metrics = train(jax.random.key(0), computed("bert")[2])
     assert metrics["loss"][-1] < 0.5 * metrics["loss"][0]
+
+
+def test_distilberts_objective_trains_a_distilbert_from_its_teachers_layers():
+    """Soft labels at temperature 2 with weight 5, the labels with 2, the cosine of the last hidden states with 1."""
+    _, teacher, frozen, _ = computed("bert")
+    module = BERT(24, 1, 3, 32, cases.CLASSES, "distilbert", cases.VOCABULARY, 16, dropout=0.0)
+    student = networks.from_linen(module)
+    cosine = objectives.on_features(losses.cosine_embedding, ("hidden_states[1]",), ("hidden_states[2]",))
+    objective = objectives.weighted_sum(
+        soft=(5.0, objectives.soft_label(temperature=2.0)), hard=(2.0, objectives.hard_label()), cosine=(1.0, cosine)
+    )
+    learner = learners.distill(student, teacher, objective, optax.sgd(0.1))
+    batch = words() | {"label": np.array([0, 1]), "index": np.arange(2)}
+
+    shapes = jax.eval_shape(student.init, jax.random.key(0), batch)
+    start = pretrained.init_from_teacher(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), frozen)
+    jax.tree.map(np.testing.assert_array_equal, start["params"]["block1"], frozen["params"]["block1"])
+    state, frozen = learners.warm(learner, lambda results: start, lambda results: frozen)(jax.random.key(0), {}, batch)
+    train = jax.jit(lambda state: jax.lax.scan(lambda state, _: learner.step(state, frozen, batch), state, length=20))
+    _, metrics = train(state)
+    assert {"soft", "hard", "cosine"} <= set(metrics)
+    logits = jax.jit(student.apply)(start, batch)[0].logits
+    np.testing.assert_allclose(metrics["hard"][0], losses.cross_entropy(logits, batch["label"]).mean(), atol=1e-5)
+    assert metrics["loss"][-1] < metrics["loss"][0]
 
 
 def test_bad_arguments():

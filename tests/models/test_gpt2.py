@@ -20,16 +20,12 @@ GOLDEN = Path(__file__).parent / "golden"
 SIZES = [info for info in models.names() if info.family == "gpt2"]
 
 
-def call(module, batch, train):
-    return module(batch["input_ids"], batch.get("attention_mask"), train=train)
-
-
 @functools.cache
 def computed():
     golden = np.load(GOLDEN / "gpt2.npz")
     tensors = cases.tensors("gpt2", json.loads(str(golden["shapes"])))
     module = cases.MODULES["gpt2"]
-    network = networks.from_linen(module, call)
+    network = networks.from_linen(module)
     variables = pretrained.convert(module, tensors)
     taps = [f"{role}[{i}]" for role, paths in network.roles.items() for i in range(len(paths)) if len(paths) > 1]
     outputs, _ = jax.jit(lambda v, b: network.apply(v, b, taps=[*taps, "penultimate"]))(variables, cases.words())
@@ -136,7 +132,7 @@ def test_a_name_gets_as_many_words_as_the_weights():
 
 def test_dropout_follows_train():
     variables = computed()[3]
-    network = networks.from_linen(cases.MODULES["gpt2"].clone(dropout=0.5), call)
+    network = networks.from_linen(cases.MODULES["gpt2"].clone(dropout=0.5))
     apply = jax.jit(lambda key: network.apply(variables, cases.words(), train=True, rng=key)[0].logits)
     assert not np.allclose(apply(jax.random.key(1)), apply(jax.random.key(2)))
     still = jax.jit(lambda: network.apply(variables, cases.words(), train=False)[0].logits)()

@@ -19,11 +19,6 @@ from . import text_cases as cases
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = ("t5", "t5_v1_1")
 SIZES = [info for info in models.names() if info.family == "t5"]
-KEYS = ("input_ids", "decoder_input_ids", "attention_mask", "decoder_attention_mask")
-
-
-def call(module, batch, train):
-    return module(*map(batch.get, KEYS), train=train)
 
 
 def given(form):
@@ -34,7 +29,7 @@ def given(form):
 @functools.cache
 def computed(form):
     golden, tensors = given(form)
-    network = networks.from_linen(cases.MODULES[form], call)
+    network = networks.from_linen(cases.MODULES[form])
     variables = pretrained.convert(cases.MODULES[form], tensors)
     taps = [f"{role}[{i}]" for role, paths in network.roles.items() for i in range(len(paths)) if len(paths) > 1]
     taps += ["penultimate", "encoder_norm"]
@@ -134,7 +129,7 @@ def test_copies_of_the_words_vectors_are_left_out_and_others_refused():
 
 def test_dropout_follows_train():
     variables = computed("t5")[2]
-    network = networks.from_linen(cases.MODULES["t5"].clone(dropout=0.5), call)
+    network = networks.from_linen(cases.MODULES["t5"].clone(dropout=0.5))
     batch = cases.pairs_of_texts()
     apply = jax.jit(lambda key: network.apply(variables, batch, train=True, rng=key)[0].logits)
     assert not np.allclose(apply(jax.random.key(1)), apply(jax.random.key(2)))

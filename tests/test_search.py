@@ -18,7 +18,7 @@ import pytest
 from jaxkd import cli, data, evaluation, jobs, learners, models, networks, objectives, training
 from jaxkd.evaluation import Surface, Trial, _heat_map, _plots
 from jaxkd.jobs._job import mesh_of
-from jaxkd.jobs._search import Plan, SearchJob
+from jaxkd.jobs._search_job import Plan, SearchJob
 from jaxkd.jobs._space import rungs_of
 from jaxkd.training.checkpoints import load_result, tree_hash
 

@@ -28,6 +28,7 @@ try:
     from rich.table import Table
 
     from jaxkd import data, jobs, methods, models
+    from jaxkd.deployment import ExportError
     from jaxkd.jobs import BenchmarkConfig, DistillConfig, RunError, RunOptions, SearchSpace
     from jaxkd.networks import UnknownTapError
     from jaxkd.training import DivergedError, InterruptedTraining
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "search": search,
         "benchmark": benchmark,
         "evaluate": evaluate,
+        "export": export,
         "prepare": prepare,
         "methods": list_methods,
         "losses": list_losses,
@@ -78,7 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped at once; what was saved before is there, see --resume", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (RunError, CheckpointError, DivergedError, UnknownTapError, ValueError, OSError, ImportError) as error:
+    except (
+        RunError,
+        ExportError,
+        CheckpointError,
+        DivergedError,
+        UnknownTapError,
+        ValueError,
+        OSError,
+        ImportError,
+    ) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
@@ -168,6 +179,37 @@ def evaluate(
     comparison = jobs.evaluate(Path(workdir) / run, split, data_dir)
     console.print(comparison.table())
     console.print(comparison.verdict())
+
+
+def export(
+    run: tyro.conf.Positional[str],
+    format: Literal["stablehlo", "safetensors"] = "stablehlo",
+    output: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: in the run's)")] = None,
+    seed: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the best on the validation split)")] = None,
+    workdir: str = "runs",
+    data_dir: str | None = None,
+) -> None:
+    """Write the student of a finished run as a program that runs elsewhere, and check that it gives its logits.
+
+    The file is read again, run on test images one at a time and many at once, and left only if it gives the student's
+    logits. Beside it is export.json: inputs, normalisation, size, errors and latencies, which the report has, too.
+
+    Args:
+      run: Name of the run.
+      format: What to write.
+      output: Directory to make for it.
+      seed: Which of the distilled students.
+      workdir: Directory of all runs.
+      data_dir: Directory of the data sets.
+    """
+    about = jobs.export(Path(workdir) / run, format, output, seed, data_dir)
+    config = about["config"]
+    how = "the best" if seed is None and "validation_accuracy" in config else "as asked for"
+    accuracy = f", {100 * config['validation_accuracy']:.1f} % on the validation split" if how == "the best" else ""
+    print(f"student of seed {config['seed']}: {how}{accuracy}")
+    batches = ", ".join(f"batch {one['batch']}: {one['median'] * 1e6:,.0f} µs" for one in about["latency"])
+    print(f"{about['bytes']:,} bytes; logits off by {about['check']['max_relative_error']:.1e}; {batches}")
+    print(f"{format}: {about['path']}")
 
 
 def prepare(dataset: tyro.conf.Positional[str], data_dir: str | None = None) -> None:

@@ -143,13 +143,13 @@ class Comparison:
             ("seeds", [str(e.accuracy.n) for e in entries]),
             ("parameters", [f"{e.parameters:,}" for e in entries]),
             ("compression", ["", *(_times(e.compression) for e in students)]),
-            ("FLOPs", [_scaled(e.flops, ("", "k", "M", "G", "T")) for e in entries]),
-            ("memory", [_scaled(e.memory, ("B", "kB", "MB", "GB")) for e in entries]),
+            ("FLOPs", [scaled(e.flops, ("", "k", "M", "G", "T")) for e in entries]),
+            ("memory", [scaled(e.memory, ("B", "kB", "MB", "GB")) for e in entries]),
         ]
         for i, timing in enumerate(self.teacher.timings):
             table += [
-                (f"latency, batch {timing.batch_size}", [_latency(e.timings[i].median) for e in entries]),
-                ("95th percentile", [_latency(e.timings[i].p95) for e in entries]),
+                (f"latency, batch {timing.batch_size}", [latency_text(e.timings[i].median) for e in entries]),
+                ("95th percentile", [latency_text(e.timings[i].p95) for e in entries]),
                 (f"speed-up, batch {timing.batch_size}", ["", *(_times(e.timings[i].speed_up) for e in students)]),
             ]
         return [(name, cells) for name, cells in table if any(cells)]
@@ -269,7 +269,8 @@ def _times(value: float | None) -> str:
     return "unknown" if value is None else f"{_ratio(value)}x"
 
 
-def _scaled(value: float | None, units: Sequence[str]) -> str:
+def scaled(value: float | None, units: Sequence[str]) -> str:
+    """As text with one of the units, a thousand of one being one of the next."""
     if value is None:
         return "unknown"
     power = 0
@@ -278,7 +279,8 @@ def _scaled(value: float | None, units: Sequence[str]) -> str:
     return f"{value:.3g} {units[power]}".strip()
 
 
-def _latency(seconds: float) -> str:
+def latency_text(seconds: float) -> str:
+    """As text in micro- or milliseconds."""
     return f"{_ratio(seconds * 1e6)} µs" if seconds < 1e-3 else f"{_ratio(seconds * 1e3)} ms"
 
 

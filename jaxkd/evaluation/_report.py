@@ -4,11 +4,11 @@ import html
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxkd.evaluation import _heat_map, _plots
+from jaxkd.evaluation import _exports, _heat_map, _plots
 from jaxkd.evaluation._comparison import Comparison, Entry, Statistic
 from jaxkd.evaluation._surface import Surface
 
@@ -79,6 +79,7 @@ def write_report(
     config: Mapping[str, Any] | None = None,
     versions: Mapping[str, Any] | None = None,
     surface: Surface | None = None,
+    exports: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Writes a comparison as one HTML file, with its plots inside and as PNG files in ``plots/`` beside it.
 
@@ -92,6 +93,7 @@ def write_report(
       config: the settings of the run; may be nested.
       versions: of the libraries, the commit, and so on; may be nested.
       surface: the search that has found the distilled student, as a heat map and a table of all its points.
+      exports: what ``jaxkd.deployment.export`` said of each file a student was written to, and the file's ``"path"``.
 
     Returns:
       The path of the HTML file.
@@ -116,7 +118,7 @@ def write_report(
             figure.savefig(plots / f"{name}.png", dpi=150, facecolor="white")
             pictures[name] = _inline_svg(figure, name)
     facts = {"Configuration": config, "Versions": versions}
-    path.write_text(_page(comparison, pictures, facts, surface), encoding="utf-8")
+    path.write_text(_page(comparison, pictures, facts, surface, exports), encoding="utf-8")
     return path
 
 
@@ -152,6 +154,7 @@ def _page(
     pictures: Mapping[str, str],
     facts: Mapping[str, Mapping[str, Any] | None],
     surface: Surface | None,
+    exports: Sequence[Mapping[str, Any]],
 ) -> str:
     title = html.escape(comparison.title or "Students and their teacher")
     figures = "".join(
@@ -160,6 +163,8 @@ def _page(
     )
     if surface is not None:
         figures += _trials(surface)
+    if exports:
+        figures = _exported(exports) + figures
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -221,6 +226,25 @@ def _table(comparison: Comparison) -> str:
 def _trials(surface: Surface) -> str:
     """All points of a search, as a table."""
     head, *body = surface.rows()
+    return (
+        f"<h2>All points of the search</h2>\n<p>{html.escape(surface.verdict())}</p>\n"
+        f"{_lines(head, body)}"
+        f'<p class="note">{html.escape(surface.footnote())}.</p>\n'
+    )
+
+
+def _exported(exports: Sequence[Mapping[str, Any]]) -> str:
+    """The files that a student was written to, as a table."""
+    devices = html.escape(", ".join(dict.fromkeys(one["device"] for one in exports)))
+    return (
+        f"<h2>Exported</h2>\n{_lines(_exports.HEAD, _exports.rows(exports))}"
+        '<p class="note">Each file was read again and run on test images, one and many at once: the largest error of '
+        f"its logits, relative to the largest logit, and the median latency, on {devices}.</p>\n"
+    )
+
+
+def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of one entry a line; the line whose first cell is 1, a rank, is marked."""
     lines = "".join(
         ("<tr" + ' class="best"' * (cells[0] == "1") + ">")
         + f'<th scope="row">{html.escape(cells[0])}</th>'
@@ -228,12 +252,8 @@ def _trials(surface: Surface) -> str:
         + "</tr>\n"
         for cells in body
     )
-    columns = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head[1:])
-    return (
-        f"<h2>All points of the search</h2>\n<p>{html.escape(surface.verdict())}</p>\n"
-        f'<div class="scroll"><table><thead><tr><td></td>{columns}</tr></thead>\n<tbody>{lines}</tbody></table></div>\n'
-        f'<p class="note">{html.escape(surface.footnote())}.</p>\n'
-    )
+    columns = "".join(f'<th scope="col">{html.escape(cell)}</th>' if cell else "<td></td>" for cell in head)
+    return f'<div class="scroll"><table><thead><tr>{columns}</tr></thead>\n<tbody>{lines}</tbody></table></div>\n'
 
 
 def _facts(heading: str, values: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from jaxkd.jobs._benchmark import BenchmarkConfig, benchmark
 from jaxkd.jobs._config import DistillConfig, RunOptions, with_recipe
 from jaxkd.jobs._distill import Outcome, Watcher, distill, evaluate
+from jaxkd.jobs._export import export
 from jaxkd.jobs._losses import describe_losses, losses_as_json
 from jaxkd.jobs._rundir import RunError
 from jaxkd.jobs._search import Found, search
@@ -21,6 +22,7 @@ __all__ = [
     "describe_losses",
     "distill",
     "evaluate",
+    "export",
     "losses_as_json",
     "points_of",
     "search",

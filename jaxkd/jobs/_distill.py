@@ -12,12 +12,11 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from jaxkd import evaluation
 from jaxkd.evaluation import Comparison
 from jaxkd.jobs._config import DistillConfig, RunOptions, Settings, as_json, check_options, from_json, with_recipe
-from jaxkd.jobs._curves import curves_of
 from jaxkd.jobs._job import DISTILLED, Job, mesh_of
-from jaxkd.jobs._rundir import RunError, open_run, read_config, read_environments, write_atomically
+from jaxkd.jobs._report import write_report
+from jaxkd.jobs._rundir import RunError, open_run, read_config, write_atomically
 from jaxkd.learners import Phase
 from jaxkd.networks import Variables
 from jaxkd.training import parallel, run
@@ -80,13 +79,7 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
         save_result(path / "results", "student", *job.best_student(results[DISTILLED]))
         comparison = job.compare(results)
         write_atomically(path / "comparison.json", comparison.to_json())
-        evaluation.write_report(
-            path / "report.html",
-            comparison,
-            curves=curves_of(path / "metrics.jsonl"),
-            config=as_json(settings),
-            versions=read_environments(path)[-1],
-        )
+        write_report(path, comparison, settings)
     return Outcome(path, comparison)
 
 

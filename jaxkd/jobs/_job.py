@@ -38,7 +38,7 @@ class Job:
         self._data_dir = data_dir
         self.config = config
         self.mesh = mesh
-        self.train, validation = (self._split(split) for split in ("train", "validation"))
+        self.train, validation = (self.split(split) for split in ("train", "validation"))
         if config.train_split == "train+validation":
             self.train = data.joined(self.train, validation)
         if not (config.teacher and config.student):
@@ -157,7 +157,7 @@ class Job:
     def compare(self, results: Mapping[str, Variables], split: str = "test") -> Comparison:
         """All participants on one split."""
         config = self.config
-        examples = self._split(split)
+        examples = self.split(split)
         alike = tuple(name for name, network in self.networks.items() if network is self.student and name != DISTILLED)
         students = [
             Participant(name, network, results[name], config.seeds, alike if name == DISTILLED else ())
@@ -266,10 +266,11 @@ class Job:
 
     def _held_out(self) -> Batch:
         """As much of the validation split as is predicted at once."""
-        split = self._split("validation")
+        split = self.split("validation")
         return split.decode(split.read(np.arange(min(_EVALUATION_BATCH, len(split)))))
 
-    def _split(self, split: str) -> data.Examples:
+    def split(self, split: str) -> data.Examples:
+        """A split of the data set, its pixels normalised as the config has it."""
         examples = data.load(self.config.dataset, split, data_dir=self._data_dir)
         if self.config.pixels == "published":
             return examples

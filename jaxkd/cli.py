@@ -10,6 +10,8 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from json import dumps
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "methods": list_methods,
         "losses": list_losses,
         "models": list_models,
+        "pairs": list_pairs,
         "datasets": list_datasets,
     }
     # Orbax logs a save that failed with pages of tracebacks, before it raises what is told in one line here.
@@ -267,12 +270,55 @@ def list_losses(
 
 
 def list_models() -> None:
-    """List the models, with their parameters at as many classes as the literature has them for."""
+    """List the models, with their parameters at as many classes as the literature has them for.
+
+    FLOPs are of the forward pass of one image, or of a text of 128 words; a multiplication and an addition are two.
+    """
     rows = [
-        (m.name, m.family, f"{m.parameters:,}", str(m.classes), "x".join(map(str, m.image_shape)), m.paper)
+        (
+            m.name,
+            m.family,
+            f"{m.parameters:,}",
+            _short(m.flops),
+            str(m.classes),
+            "x".join(map(str, m.image_shape)),
+            m.paper,
+        )
         for m in models.names()
     ]
-    _print_table(("name", "family", "parameters", "at classes", "of images", "paper"), rows)
+    _print_table(("name", "family", "parameters", "FLOPs", "at classes", "of images", "paper"), rows)
+
+
+def list_pairs(json: bool = False) -> None:
+    """List teachers and students that are often seen together, with what is published of them.
+
+    Args:
+      json: Print what programs can read.
+    """
+    if json:
+        print(dumps([pair._asdict() for pair in models.pairs()], indent=1))
+        return
+    columns = ("teacher", "student", "parameters", "teacher's", "alone", "distilled")
+    for (measure, method, source), group in groupby(models.pairs(), lambda p: (p.measure, p.method, p.source)):
+        by = f", distilled by {method}" if method else ""
+        Console().print(f"{measure}{by}: {source}" if measure else "Without numbers of one measure", **_AS_IT_IS)
+        rows = [
+            (
+                pair.teacher,
+                pair.student,
+                f"{_short(pair.teacher_parameters)}, {_short(pair.student_parameters)}",
+                *("" if x is None else f"{x:.2f}" for x in (pair.teacher_result, pair.alone, pair.distilled)),
+            )
+            for pair in group
+        ]
+        _print_table(columns, rows)
+
+
+def _short(number: float) -> str:
+    """Three digits and a prefix: 25.6M."""
+    number = float(f"{number:.3g}")
+    power = min(4, int(math.log10(number) / 3)) if number >= 1 else 0
+    return f"{number / 1000**power:.3g}{' kMGT'[power].strip()}"
 
 
 def list_datasets() -> None:

@@ -325,7 +325,8 @@ def test_a_disk_that_fills_up_while_it_is_written_to(tmp_path, data_dir):
     [
         ("methods", ("kd", "Hinton", "reviewkd", "weight=30000", "teacher-less")),
         ("losses", ("soft_label_kl", "features ---", "patient_hidden", "arXiv:1908.09355")),
-        ("models", ("mlp_512_512", "resnet56")),
+        ("models", ("mlp_512_512", "resnet56", "gpt2_large")),
+        ("pairs", ("resnet152", "78.31", "efficientnet_b0")),
         ("datasets", ("digits", "fashion_mnist", "imagenet2012")),
     ],
 )
@@ -340,6 +341,14 @@ def test_is_a_module_to_run_too():
     assert (listed.returncode, listed.stderr) == (0, "")
     assert "relational_distance" in listed.stdout
     assert "relational_angle" in listed.stdout
+
+
+def test_pairs_for_programs(capsys):
+    assert cli.main(["pairs", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    (pair,) = [pair for pair in listed if (pair["teacher"], pair["student"]) == ("gpt2", "distilgpt2")]
+    assert pair["student_parameters"] == 81_912_576
+    assert (pair["teacher_result"], pair["alone"], pair["distilled"]) == (16.3, None, 21.1)
 
 
 def test_losses_of_a_family_by_name_and_for_programs(capsys, monkeypatch):

@@ -6,10 +6,12 @@ from jaxkd.models._cifar_mobilenet import CifarMobileNetV2
 from jaxkd.models._cifar_resnet import CifarResNet
 from jaxkd.models._cifar_resnet50 import CifarBottleneckResNet
 from jaxkd.models._efficientnet import EfficientNet
+from jaxkd.models._flops import flops
 from jaxkd.models._gpt2 import GPT2
 from jaxkd.models._imagenet_resnet import ImageNetResNet
 from jaxkd.models._mlp import MLP
 from jaxkd.models._mobilenet import MobileNetV1, MobileNetV2
+from jaxkd.models._pairs import Pair, pairs
 from jaxkd.models._registry import ModelInfo, create, names
 from jaxkd.models._shufflenet_v1 import ShuffleNetV1
 from jaxkd.models._shufflenet_v2 import ShuffleNetV2
@@ -34,11 +36,14 @@ __all__ = [
     "MobileNetV1",
     "MobileNetV2",
     "ModelInfo",
+    "Pair",
     "ShuffleNetV1",
     "ShuffleNetV2",
     "StridedCNN",
     "ViT",
     "WideResNet",
     "create",
+    "flops",
     "names",
+    "pairs",
 ]

@@ -27,6 +27,7 @@ from jaxkd.models import (
     _wide_resnet,
 )
 from jaxkd.models._family import Family
+from jaxkd.models._flops import FLOPS
 from jaxkd.models._inputs import inputs_of
 
 _FAMILIES: tuple[Family, ...] = (
@@ -59,6 +60,7 @@ class ModelInfo(NamedTuple):
       name: what `create` takes.
       family: which models it belongs to.
       parameters: their number at ``classes`` classes on images of ``image_shape``.
+      flops: operations of a forward pass of one example of that size, of texts of 128 words: see `flops`.
       classes: of the data set that the literature has the model for; of a language model its words.
       image_shape: (height, width, channels); () of models of text.
       paper: where the model comes from.
@@ -67,6 +69,7 @@ class ModelInfo(NamedTuple):
     name: str
     family: str
     parameters: int
+    flops: float
     classes: int
     image_shape: tuple[int, ...]
     paper: str
@@ -108,6 +111,7 @@ def names() -> tuple[ModelInfo, ...]:
             name,
             family.name,
             family.published.get(name) or _parameters(create(name, family.classes), family.image_shape),
+            FLOPS[name],
             family.classes,
             family.image_shape,
             family.paper,

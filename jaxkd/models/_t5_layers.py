@@ -23,8 +23,8 @@ def distance_buckets(length: int, buckets: int, furthest: int) -> np.ndarray:
     distances, near = np.arange(length), buckets // 2
     # In float32, as in the original: at a border the last bit decides.
     far = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(near)) / np.float32(math.log(furthest / near))
-    far = near + (far * np.float32(buckets - near)).astype(np.int32)
-    return np.where(distances < near, distances, np.minimum(far, buckets - 1)).astype(np.int32)
+    bucket = near + (far * np.float32(buckets - near)).astype(np.int32)
+    return np.where(distances < near, distances, np.minimum(bucket, buckets - 1)).astype(np.int32)
 
 
 class RelativePositions(nn.Module):

@@ -27,7 +27,7 @@ try:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from jaxkd import data, jobs, methods, models
     from jaxkd.deployment import ExportError
@@ -270,23 +270,13 @@ def list_losses(
 
 
 def list_models() -> None:
-    """List the models, with their parameters at as many classes as the literature has them for.
-
-    FLOPs are of the forward pass of one image, or of a text of 128 words; a multiplication and an addition are two.
-    """
+    """List the models, with parameters and FLOPs at as many classes as the literature has them for."""
     rows = [
-        (
-            m.name,
-            m.family,
-            f"{m.parameters:,}",
-            _short(m.flops),
-            str(m.classes),
-            "x".join(map(str, m.image_shape)),
-            m.paper,
-        )
+        (m.name, f"{m.parameters:,}", _short(m.flops), str(m.classes), "x".join(map(str, m.image_shape)), m.paper)
         for m in models.names()
     ]
-    _print_table(("name", "family", "parameters", "FLOPs", "at classes", "of images", "paper"), rows)
+    _print_table(("name", "parameters", "FLOPs", "classes", "images", "paper"), rows)
+    Console().print("FLOPs: forward pass of one image or 128 words; a multiplication and an addition are two.")
 
 
 def list_pairs(json: bool = False) -> None:
@@ -338,7 +328,9 @@ def list_datasets() -> None:
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*columns, box=None, header_style="bold")
+    # Names stay whole, as they are copied into commands; of the rest nothing is cut off.
+    name, *others = (Column(column, overflow="fold", no_wrap=i == 0) for i, column in enumerate(columns))
+    table = Table(name, *others, box=None, header_style="bold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
@@ -359,7 +351,7 @@ class _Screen:
             TextColumn("{task.fields[loss]}"),
             console=console,
         )
-        self._task: Any = None
+        self._tasks: dict[str, Any] = {}
         self._signal: str | None = None
         self._stack = contextlib.ExitStack()
 
@@ -376,13 +368,13 @@ class _Screen:
         self._console.print(f"run: {run}", **_AS_IT_IS)
 
     def phase(self, name: str, steps: int, start: int) -> None:
-        self._task = self._progress.add_task(name, total=steps, completed=start, loss="")
+        self._tasks[name] = self._progress.add_task(name, total=steps, completed=start, loss="")
 
     def chunk(self, name: str, step: int, metrics: Mapping[str, Any]) -> None:
         loss = metrics["loss"][-1]
         # Of a search: without the points that have diverged, unless all have.
         loss = loss[loss < math.inf] if (loss < math.inf).any() else loss
-        self._progress.update(self._task, completed=step, loss=f"loss {loss.mean():.4f}")
+        self._progress.update(self._tasks[name], completed=step, loss=f"loss {loss.mean():.4f}")
 
     def note(self, text: str) -> None:
         self._console.print(text, **_AS_IT_IS)

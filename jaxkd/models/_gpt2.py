@@ -68,7 +68,8 @@ class GPT2(nn.Module):
     """GPT-2, a language model: at each word it tells the next one.
 
     The logits' weights are the words' vectors (tied). A word sees itself and the words before it; padding, at either
-    end, is seen by none and counts as no position. What the model gives at padding means nothing.
+    end, is seen by none and counts as no position. What the model gives at padding means nothing: ``batch["where"]``,
+    the mask as bool, keeps it out of objectives. The published code draws the weights before a sum smaller.
 
     Taps: ``"embedding"`` and ``"block1"`` ..., which are ``hidden_states[0]``, ``[1]`` ...; of each block
     ``"block1/attention/query"``, ``/key``, ``/value``, ``/scores`` (mask added) and ``/probs``; ``"norm"``, what the

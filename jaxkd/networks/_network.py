@@ -8,7 +8,8 @@ import jax
 PyTree = Any
 Batch = Mapping[str, Any]
 """A batch: ``"image"`` or ``"input_ids"`` ...; ``"label"`` (below 0: unlabelled); ``"index"``, the position in the data
-set; ``"where"``, bool [batch], False for padding. Every leaf has the batch as its leading axis."""
+set; ``"where"``, bool [batch], or [batch, time] for logits of each word, False for padding. Every leaf has the batch as
+its leading axis."""
 Variables = Mapping[str, PyTree]
 """Flax's meaning: ``{"params": ..., "batch_stats": ...}``, pytrees of arrays by collection."""
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 
-from jaxkd import models, networks
+from jaxkd import learners, losses, models, networks, objectives
 from jaxkd.models import GPT2, pretrained
 from jaxkd.models.pretrained._names import classes
 
@@ -165,6 +166,31 @@ def test_a_distilled_gpt2_starts_from_its_teachers_layers():
         jax.tree.map(np.testing.assert_array_equal, start["params"]["embedding"], of_teacher["params"]["embedding"])
     # The distilled model starts with all of its variables.
     assert jax.tree.structure(start) == jax.tree.structure(of_student)
+
+
+def test_a_distilled_gpt2_learns_and_padding_has_no_say():
+    """Soft labels, the next words and the last states; ``where`` has a flag for each word."""
+    teacher, student = (networks.from_linen(GPT2(24, n, 3, cases.VOCABULARY, 16, dropout=0.0)) for n in (2, 1))
+    ids, mask = cases.words().values()
+    following = np.where(np.roll(mask, -1, axis=1), np.roll(ids, -1, axis=1), -1)
+    following[:, -1] = -1
+    batch = {"input_ids": ids, "attention_mask": mask, "where": mask.astype(bool), "label": following}
+    batch["index"] = np.arange(2)
+    cosine = objectives.on_features(losses.cosine_embedding, ("hidden_states[1]",), ("hidden_states[2]",))
+    objective = objectives.weighted_sum(
+        soft=(5.0, objectives.soft_label(temperature=2.0)), hard=(2.0, objectives.hard_label()), cosine=(1.0, cosine)
+    )
+    learner = learners.distill(student, teacher, objective, optax.adam(1e-2))
+
+    @jax.jit
+    def train(key, frozen, batch):
+        state = learner.init(key, frozen, batch)
+        return jax.lax.scan(lambda state, _: learner.step(state, frozen, batch), state, length=10)[1]["loss"]
+
+    history = train(jax.random.key(0), computed()[3], batch)
+    assert history[-1] < 0.8 * history[0]
+    other = train(jax.random.key(0), computed()[3], batch | {"input_ids": np.where(mask, ids, 17)})
+    np.testing.assert_array_equal(history, other)
 
 
 def test_bad_arguments():

@@ -63,6 +63,23 @@ def test_fused_attention_masks_alike():
     np.testing.assert_allclose(logits, outputs.logits, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("taps", "fused"),
+    [
+        (("hidden_states[1]", "cross_key[0]"), 6),
+        (("cross_attention_probs[0]",), 5),
+        (("attention_scores[1]", "decoder_attention_probs[0]"), 4),
+    ],
+)
+def test_attention_is_fused_except_where_its_maps_are_tapped(taps, fused, monkeypatch):
+    scales, plain = [], jax.nn.dot_product_attention
+    fake = lambda *args, scale: scales.append(scale) or plain(*args, scale=scale)  # noqa: E731
+    monkeypatch.setattr(jax.nn, "dot_product_attention", fake)
+    _, network, variables, _ = computed("t5")
+    jax.eval_shape(functools.partial(network.apply, taps=taps), variables, cases.pairs_of_texts())
+    assert scales == [1.0] * fused
+
+
 def test_who_sees_whom():
     taps = computed("t5")[3].taps
     assert taps["attention_probs[0]"].shape == (2, 3, 40, 40)

@@ -72,10 +72,10 @@ def test_fused_attention_masks_alike():
     ],
 )
 def test_attention_is_fused_except_where_its_maps_are_tapped(taps, fused, monkeypatch):
+    _, network, variables, _ = computed("t5")
     scales, plain = [], jax.nn.dot_product_attention
     fake = lambda *args, scale: scales.append(scale) or plain(*args, scale=scale)  # noqa: E731
     monkeypatch.setattr(jax.nn, "dot_product_attention", fake)
-    _, network, variables, _ = computed("t5")
     jax.eval_shape(functools.partial(network.apply, taps=taps), variables, cases.pairs_of_texts())
     assert scales == [1.0] * fused
 

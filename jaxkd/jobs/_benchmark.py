@@ -1,5 +1,6 @@
 """Methods x seeds on one data set: every method trained alike, and its difference to KD."""
 
+import concurrent.futures
 import contextlib
 import copy
 import dataclasses
@@ -21,7 +22,7 @@ from jaxkd.jobs._distill import Watcher, check, new_run, resumed_run
 from jaxkd.jobs._job import DISTILLED, Job, mesh_of
 from jaxkd.jobs._rundir import RunError, open_run, read_config, write_atomically
 from jaxkd.learners import Phase, stacked
-from jaxkd.networks import Network
+from jaxkd.networks import Network, Variables
 from jaxkd.training import DivergedError, example_batch, run
 from jaxkd.training.logging import read_metrics
 
@@ -109,8 +110,8 @@ def benchmark(config: BenchmarkConfig, options: RunOptions, watcher: Watcher) ->
     from the same fresh students and sees the same batches. The test split is measured at every evaluation; nothing is
     chosen by it.
 
-    Below the run's directory: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``results/``,
-    ``benchmark.json``, ``benchmark.md`` and ``plots/benchmark.png``.
+    Below the run's directory: ``config.json``, ``environment.json``, ``metrics.jsonl`` and ``results/`` of the teachers
+    and in ``rows/`` of each row, ``benchmark.json``, ``benchmark.md`` and ``plots/benchmark.png``.
 
     Raises:
       RunError: the run's directory cannot be used; see ``open_run``.
@@ -142,10 +143,17 @@ def benchmark(config: BenchmarkConfig, options: RunOptions, watcher: Watcher) ->
         watcher.started(path)
         stack.enter_context(_compile_once())
         pairs = {pair.title: _shared(pair, job, options) for pair, job in jobs.values()}
-        rows = [_train(entry, pairs, path, config_hash, options, watcher) for entry in entries]
+        trainer = _Trainer(path, config_hash, options, watcher)
+        teachers = {title: _teach(pair, trainer) for title, pair in pairs.items()}
+        with concurrent.futures.ThreadPoolExecutor(_workers(first.mesh)) as pool:
+            try:
+                rows = list(pool.map(lambda entry: _train(entry, pairs[entry.row.pair], teachers, trainer), entries))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         examples = len(data.load(config.dataset, "test", data_dir=options.data_dir))
         table = Benchmark(
-            f"{config.dataset}: methods", examples, _protocol(options, [job for _, job in jobs.values()]), tuple(rows)
+            f"{config.dataset}: methods", examples, _protocol(options, list(pairs.values()), teachers), tuple(rows)
         )
         write_atomically(path / "benchmark.json", table.to_json() + "\n")
         write_atomically(path / "benchmark.md", table.to_markdown())
@@ -327,50 +335,72 @@ def _renamed(
     return phase._replace(name=f"{pair.title}, {name}", enter=enter)
 
 
-def _train(
-    entry: _Entry,
-    pairs: Mapping[str, _Shared],
-    path: Path,
-    config_hash: str,
-    options: RunOptions,
-    watcher: Watcher,
-) -> Trained:
-    """Trains the phases of a row, unless they are there, and gives the row with its numbers."""
-    pair, job, shared, splits = pairs[entry.row.pair]
-    teacher = _renamed(next(phase for phase in job.phases if phase.name == "teacher"), pair, job.config.seed, "teacher")
+class _Trainer(NamedTuple):
+    """Where and how all rows are trained."""
 
-    def measured(phase: Phase) -> Callable[[Any, Any], dict[str, Any]]:
-        # One network for all rows that deploy the student: its forward passes are then compiled once.
-        deploys_student = phase is entry.phases[-1] and entry.network is job.student
-        network = shared if deploys_student else phase.learner.network
+    path: Path
+    config_hash: str
+    options: RunOptions
+    watcher: Watcher
 
-        def evaluate(state: Any, frozen: Any) -> dict[str, Any]:
-            variables = phase.learner.deploy(state, frozen)
-            found = {name: evaluation.predict_labelled(network, variables, split) for name, split in splits.items()}
-            return {name: evaluation.accuracy(*predicted) for name, predicted in found.items()}
-
-        return evaluate
-
-    try:
-        run(
-            [teacher, *entry.phases],
+    def run(self, phases: Sequence[Phase], job: Job, workdir: Path, **more: Any) -> dict[str, Variables]:
+        options, watcher = self.options, self.watcher
+        return run(
+            phases,
             job.batches(job.train),
             key=jax.random.key(job.config.seed),
-            workdir=path,
-            config_hash=config_hash,
+            workdir=workdir,
+            config_hash=self.config_hash,
             mesh=job.mesh,
             chunk=options.chunk,
-            evaluate=measured,
             every=lambda phase: options.every or math.ceil(phase.steps / _EVALUATIONS),
             keep=options.keep,
             on_phase=lambda phase, start: watcher.phase(phase.name, phase.steps, start),
             on_chunk=lambda phase, step, metrics: watcher.chunk(phase.name, step, metrics),
             stop=watcher.stop,
+            **more,
         )
+
+
+def _workers(mesh: jax.sharding.Mesh) -> int:
+    """How many rows at a time: of small networks a CPU compiles more than it trains, and that on one core."""
+    return 2 if jax.default_backend() == "cpu" and mesh.size == 1 else 1
+
+
+def _teach(shared: _Shared, trainer: _Trainer) -> Variables:
+    pair, job, *_ = shared
+    teacher = _renamed(next(phase for phase in job.phases if phase.name == "teacher"), pair, job.config.seed, "teacher")
+    return trainer.run([teacher], job, trainer.path)[teacher.name]
+
+
+def _train(entry: _Entry, shared: _Shared, teachers: Mapping[str, Variables], trainer: _Trainer) -> Trained:
+    """Trains the phases of a row in its own directory, unless they are there, and gives the row with its numbers."""
+    pair, job, network, splits = shared
+    teacher = {f"{pair.title}, teacher": teachers[pair.title]}
+
+    def taught(phase: Phase) -> Phase:
+        return phase._replace(enter=lambda key, results, batch: phase.enter(key, {**teacher, **results}, batch))
+
+    def measured(phase: Phase) -> Callable[[Any, Any], dict[str, Any]]:
+        # One network for all rows that deploy the student: its forward passes are then compiled once.
+        deploys_student = phase.name == entry.phases[-1].name and entry.network is job.student
+        of_phase = network if deploys_student else phase.learner.network
+
+        def evaluate(state: Any, frozen: Any) -> dict[str, Any]:
+            variables = phase.learner.deploy(state, frozen)
+            found = {name: evaluation.predict_labelled(of_phase, variables, split) for name, split in splits.items()}
+            return {name: evaluation.accuracy(*predicted) for name, predicted in found.items()}
+
+        return evaluate
+
+    name = entry.phases[-1].name
+    workdir = trainer.path / "rows" / name
+    try:
+        trainer.run([taught(phase) for phase in entry.phases], job, workdir, evaluate=measured)
     except DivergedError as error:
-        watcher.note(f"{entry.phases[-1].name}: {error}")
+        trainer.watcher.note(f"{name}: {error}")
         return dataclasses.replace(entry.row, note="; ".join(filter(None, (entry.row.note, f"step {error.step}"))))
-    last, best = accuracies(path / "metrics.jsonl", entry.phases[-1].name)
+    last, best = accuracies(workdir / "metrics.jsonl", name)
     return dataclasses.replace(entry.row, last=last, best=best)
 
 
@@ -391,12 +421,17 @@ def _shared(pair: _Pair, job: Job, options: RunOptions) -> _Shared:
     return _Shared(pair, job, stacked(job.student, job.config.seeds), splits)
 
 
-def _protocol(options: RunOptions, jobs: Sequence[Job]) -> tuple[str, ...]:
-    job, settings = jobs[0], jobs[0].config
-    epochs = " and ".join(f"{of_pair.config.epochs:g} ({of_pair.config.student})" for of_pair in jobs)
+def _protocol(options: RunOptions, pairs: Sequence[_Shared], teachers: Mapping[str, Variables]) -> tuple[str, ...]:
+    job, settings = pairs[0].job, pairs[0].job.config
     held_out = len(data.load(settings.dataset, "validation", data_dir=options.data_dir))
     states = f"{_EVALUATIONS} states" if options.every is None else f"the states every {options.every} steps"
+    epochs = " and ".join(f"{of_pair.job.config.epochs:g} ({of_pair.pair.student})" for of_pair in pairs)
+    taught = []
+    for pair, of_pair, _, splits in pairs:
+        predicted = evaluation.predict_labelled(of_pair.teacher, teachers[pair.title], splits[_TEST])
+        taught.append(f"{pair.teacher} {float(evaluation.accuracy(*predicted)):.1%}")
     return (
+        f"Teachers, on the test split: {', '.join(taught)}.",
         f"{settings.seeds} seeds of each row, from the same fresh students and on the same batches; "
         f"{epochs} epochs of each phase, Adam {settings.learning_rate:g} to 0 by a cosine, batches of "
         f"{settings.batch_size}.",

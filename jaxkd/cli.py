@@ -44,6 +44,8 @@ except ModuleNotFoundError as missing:
 # How to print what is copied from the terminal: neither wrapped nor read as markup.
 _AS_IT_IS: Any = {"soft_wrap": True, "markup": False}
 
+_Quantize = Annotated[Literal["int8"] | None, tyro.conf.arg(metavar="int8", help_behavior_hint="(default: it is not)")]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
@@ -98,15 +100,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def distill(training: DistillConfig, run: RunOptions) -> None:
+def distill(training: DistillConfig, run: RunOptions, quantize: _Quantize = None) -> None:
     """Train (or find) a teacher, train a student alone and a student with the teacher, and compare them.
 
     Everything is written to a directory below --workdir: settings, metrics, checkpoints, report.html. Interrupted by
     Ctrl-C or SIGTERM it saves and says how to go on.
+
+    Args:
+      training: What to train.
+      run: Where.
+      quantize: Compare the distilled student in int8, too.
     """
     console = Console()
-    with _running(console, "distill", run) as screen:
-        outcome = jobs.distill(training, run, screen)
+    with _running(console, "distill", run, *(["--quantize", quantize] if quantize else [])) as screen:
+        outcome = jobs.distill(training, run, screen, quantize)
     console.print(outcome.comparison.table())
     console.print(outcome.comparison.verdict())
     console.print(f"report: {outcome.run / 'report.html'}", **_AS_IT_IS)
@@ -143,20 +150,20 @@ def benchmark(comparison: BenchmarkConfig, run: RunOptions) -> None:
 
 
 @contextlib.contextmanager
-def _running(console: Console, command: str, options: RunOptions) -> "Iterator[_Screen]":
+def _running(console: Console, command: str, options: RunOptions, *more: str) -> "Iterator[_Screen]":
     """Draws a job, and says how to go on with one that was interrupted."""
     with _Screen(console) as screen:
         try:
             yield screen
         except InterruptedTraining as stopped:
-            resume = _to_resume(command, options, screen.run)
+            resume = _to_resume([command, *more], options, screen.run)
             console.print(f"{stopped}; all is saved, go on with: {resume}", **_AS_IT_IS)
             raise
 
 
-def _to_resume(command: str, options: RunOptions, run: str) -> str:
+def _to_resume(command: Sequence[str], options: RunOptions, run: str) -> str:
     """The command that goes on with a run, as it was started."""
-    words = ["jaxkd", command]
+    words = ["jaxkd", *command]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name not in ("name", "resume") and value != field.default:
@@ -169,6 +176,7 @@ def evaluate(
     split: Literal["train", "validation", "test"] = "test",
     workdir: str = "runs",
     data_dir: str | None = None,
+    quantize: _Quantize = None,
 ) -> None:
     """Compare the results of a finished run again.
 
@@ -177,9 +185,10 @@ def evaluate(
       split: Split of its data set to evaluate on.
       workdir: Directory of all runs.
       data_dir: Directory of the data sets.
+      quantize: Compare the distilled student in int8, too.
     """
     console = Console()
-    comparison = jobs.evaluate(Path(workdir) / run, split, data_dir)
+    comparison = jobs.evaluate(Path(workdir) / run, split, data_dir, quantize)
     console.print(comparison.table())
     console.print(comparison.verdict())
 

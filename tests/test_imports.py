@@ -14,7 +14,7 @@ import jaxkd
 
 # What the extras of pyproject.toml bring; Flax itself brings rich.
 EXTRAS = {"orbax", "grain", "tensorflow_datasets", "tyro", "tensorflow", "sklearn", "matplotlib", "tensorboardX"}
-EXTRAS |= {"safetensors"}
+EXTRAS |= {"safetensors", "qwix", "jax2onnx", "onnx", "onnxruntime"}
 PACKAGES = sorted(
     f"jaxkd.{module.name}" for module in pkgutil.iter_modules(jaxkd.__path__) if module.ispkg and module.name[0] != "_"
 )

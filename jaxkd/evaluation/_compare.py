@@ -24,6 +24,7 @@ class Participant(NamedTuple):
       variables: its variables. With ``seeds=n`` every leaf has a leading axis of length n.
       seeds: how many seeds ``variables`` holds; None: the variables of one network, without that axis.
       alone: the names of the students, trained without the teacher, that this one is to beat.
+      of: the name of the student that this one is made of, in int8 say, and is to be like; of as many seeds.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Participant(NamedTuple):
     variables: Variables
     seeds: int | None = None
     alone: tuple[str, ...] = ()
+    of: str | None = None
 
 
 def compare(
@@ -52,8 +54,8 @@ def compare(
       The comparison: ``.table()`` for a terminal, ``.to_markdown()``, ``.to_json()``; `write_report` draws it.
 
     Raises:
-      ValueError: if names clash or ``alone`` is none of them, leaves have no axis of seeds, teacher and student have
-        different numbers of classes, logits are not finite, or labels are missing or out of range.
+      ValueError: if names clash, ``alone`` or ``of`` is none of them, leaves have no axis of seeds, teacher and student
+        have different numbers of classes, logits are not finite, or labels are missing or out of range.
     """
     _check_names(teacher, students)
     batches = on_device(batches)
@@ -65,13 +67,18 @@ def compare(
 
     costs: dict[Any, _Cost] = {}
     measured: dict[str, Mapping[str, np.ndarray]] = {}
+    predictions: dict[str, np.ndarray] = {}
     for participant in (teacher, *students):
         logits = teacher_logits if participant is teacher else _student_logits(participant, batches)
+        predictions[participant.name] = logits.argmax(-1)
         measured[participant.name] = jax.device_get(_measure(logits, teacher_logits, labels))
         if _cost_key(participant) not in costs:
             costs[_cost_key(participant)] = _measure_cost(participant, batch, seconds)
     entries = [
-        _entry(participant, measured, costs[_cost_key(participant)], teacher.name, costs[_cost_key(teacher)])
+        dataclasses.replace(
+            _entry(participant, measured, costs[_cost_key(participant)], teacher.name, costs[_cost_key(teacher)]),
+            likeness=_likeness(participant, predictions),
+        )
         for participant in (teacher, *students)
     ]
     return Comparison(title, jax.devices()[0].device_kind, len(labels), entries[0], tuple(entries[1:]))
@@ -93,6 +100,7 @@ class _OverSeeds:
 
 class _Cost(NamedTuple):
     parameters: int
+    bytes: int
     flops: float | None
     memory: int | None
     latencies: Mapping[int, _cost.Latency]
@@ -149,7 +157,8 @@ def _measure_cost(participant: Participant, batch: Batch, seconds: float) -> _Co
     if size > 1:
         whole = _cost.compile_forward(participant.network, variables, batch)
         latencies[size] = _cost.latency(whole, variables, batch, seconds=seconds)
-    return _Cost(_cost.parameter_count(variables), _cost.flops(compiled), _cost.memory(compiled), latencies)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    return _Cost(_cost.parameter_count(variables), size, _cost.flops(compiled), _cost.memory(compiled), latencies)
 
 
 def _entry(
@@ -168,6 +177,7 @@ def _entry(
         calibration_error=statistic(values["calibration_error"]),
         negative_log_likelihood=statistic(values["negative_log_likelihood"]),
         parameters=cost.parameters,
+        bytes=cost.bytes,
         compression=teacher_cost.parameters / cost.parameters if teacher_cost.parameters and cost.parameters else None,
         flops=cost.flops,
         memory=cost.memory,
@@ -178,6 +188,14 @@ def _entry(
         reliability=Reliability(*(tuple(bins_of.tolist()) for bins_of in bins[1:])),
         per_class_agreement=tuple(values["per_class_agreement"].tolist()),
     )
+
+
+def _likeness(participant: Participant, predictions: Mapping[str, np.ndarray]) -> dict[str, Statistic]:
+    """How often each seed predicts what the one that it was made of predicts."""
+    if participant.of is None:
+        return {}
+    same = predictions[participant.name] == predictions[participant.of]
+    return {participant.of: statistic(np.atleast_1d(same.mean(-1)))}
 
 
 def statistic(values: Any) -> Statistic:
@@ -198,6 +216,12 @@ def _check_names(teacher: Participant, students: Sequence[Participant]) -> None:
     for student in students:
         if not set(student.alone) <= {other.name for other in students} - {student.name}:
             raise ValueError(f"student {student.name!r} has alone={student.alone!r}, but the others are {names}")
+        original = next((other for other in students if other.name == student.of and other is not student), None)
+        if student.of is not None and (original is None or original.seeds != student.seeds):
+            raise ValueError(
+                f"student {student.name!r} is of={student.of!r} with seeds={student.seeds}: it has to be of another "
+                f"student with as many; the others are {names}"
+            )
         axes = {leaf.shape[:1] for leaf in jax.tree.leaves(student.variables)}
         if student.seeds is not None and axes != {(student.seeds,)}:
             raise ValueError(

@@ -56,6 +56,8 @@ class Entry:
       timings: latency for one example and for a batch.
       reliability: the reliability diagram.
       per_class_agreement: mean over seeds, [classes]; NaN for a class without examples.
+      bytes: of its variables; None in a comparison that was written before they were measured.
+      likeness: fraction of examples predicted as by the student that it was made of, by that one's name.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Entry:
     timings: tuple[Timing, ...]
     reliability: Reliability
     per_class_agreement: tuple[float, ...]
+    bytes: int | None = None
+    likeness: Mapping[str, Statistic] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +99,10 @@ class Comparison:
 
     @property
     def best(self) -> Entry:
-        """The most accurate student of those that have a student alone to beat, or else of all."""
+        """The most accurate student of those that have a student alone to beat, or else of all that were trained."""
         distilled = [student for student in self.students if student.gains]
-        return max(distilled or self.students, key=lambda student: student.accuracy.mean)
+        trained = [student for student in self.students if not student.likeness]
+        return max(distilled or trained or self.students, key=lambda student: student.accuracy.mean)
 
     def verdict(self) -> str:
         """Says in one sentence what the best student keeps of the teacher, and what the teacher brought."""
@@ -126,6 +131,7 @@ class Comparison:
         """Gives the table as text: (what, [the teacher's value, each student's ...]) by row."""
         students, entries = self.students, [self.teacher, *self.students]
         baselines = dict.fromkeys(name for student in students for name in student.gains)
+        originals = dict.fromkeys(name for student in students for name in student.likeness)
         table = [
             ("accuracy", [percents(e.accuracy) for e in entries]),
             ("retention", ["", *(percents(e.retention) for e in students)]),
@@ -137,11 +143,19 @@ class Comparison:
                 for name in baselines
             ),
             ("agreement", ["", *(percents(e.agreement) for e in students)]),
+            *(
+                (
+                    f"agreement with {name}",
+                    ["", *(percents(e.likeness[name]) if name in e.likeness else "" for e in students)],
+                )
+                for name in originals
+            ),
             ("KL to teacher", ["", *(_numbers(e.kl_to_teacher) for e in students)]),
             ("calibration error", [percents(e.calibration_error) for e in entries]),
             ("neg. log-likelihood", [_numbers(e.negative_log_likelihood) for e in entries]),
             ("seeds", [str(e.accuracy.n) for e in entries]),
             ("parameters", [f"{e.parameters:,}" for e in entries]),
+            ("size", ["" if e.bytes is None else scaled(e.bytes, ("B", "kB", "MB", "GB")) for e in entries]),
             ("compression", ["", *(_times(e.compression) for e in students)]),
             ("FLOPs", [scaled(e.flops, ("", "k", "M", "G", "T")) for e in entries]),
             ("memory", [scaled(e.memory, ("B", "kB", "MB", "GB")) for e in entries]),
@@ -234,6 +248,7 @@ def _parsed_entry(fields: dict[str, Any]) -> Entry:
             "timings": tuple(Timing(**timing) for timing in fields["timings"]),
             "reliability": reliability,
             "per_class_agreement": _floats(fields["per_class_agreement"]),
+            "likeness": {name: Statistic(**value) for name, value in fields.get("likeness", {}).items()},
         }
     )
 

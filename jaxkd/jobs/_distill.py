@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -53,13 +53,16 @@ class Outcome(NamedTuple):
     comparison: Comparison
 
 
-def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Outcome:
+def distill(
+    config: DistillConfig, options: RunOptions, watcher: Watcher, quantize: Literal["int8"] | None = None
+) -> Outcome:
     """Runs the job, or goes on with it.
 
     Three trainings share everything but what they learn from: the teacher (found again if it was trained before with
     the same settings), the student alone, on the images that have a label, and the distilled student, on all images.
     With fewer labels than images the student alone comes twice: for as many epochs over its own images as the distilled
-    one has over all, and for as many steps.
+    one has over all, and for as many steps. With ``quantize`` the distilled student comes in int8, too: quantised after
+    training, its weights alone, and with what its layers take.
 
     Below the run's directory: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``results/``
     (what each training deploys, and ``student``: the best distilled seed by validation accuracy), ``comparison.json``,
@@ -71,7 +74,7 @@ def distill(config: DistillConfig, options: RunOptions, watcher: Watcher) -> Out
     """
     settings, path = _resolve(config, options)
     check(options)
-    job = Job(settings, mesh_of(options.mesh), options.data_dir, options.seeds_at_once)
+    job = Job(settings, mesh_of(options.mesh), options.data_dir, options.seeds_at_once, quantize)
     job.check()
     with open_run(path, as_json(settings), resume=options.resume is not None) as config_hash:
         watcher.started(path)
@@ -136,13 +139,15 @@ def train(job: Job, path: Path, config_hash: str, options: RunOptions, watcher: 
     return results
 
 
-def evaluate(path: Path, split: str = "test", data_dir: str | None = None) -> Comparison:
-    """Compares the results of a finished run again, on any split.
+def evaluate(
+    path: Path, split: str = "test", data_dir: str | None = None, quantize: Literal["int8"] | None = None
+) -> Comparison:
+    """Compares the results of a finished run again, on any split, and with the student in int8 if asked for.
 
     Raises:
       RunError: there is no such run, or it is not finished.
     """
-    job = Job(_stored(path), parallel.make_mesh(devices=jax.devices()[:1]), data_dir)
+    job = Job(_stored(path), parallel.make_mesh(devices=jax.devices()[:1]), data_dir, quantize=quantize)
     try:
         results = {phase.name: load_result(path / "results", phase.name).variables for phase in job.phases}
     except FileNotFoundError as error:

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxkd import data, evaluation, learners, methods, models, networks, objectives
+from jaxkd import data, deployment, evaluation, learners, methods, models, networks, objectives
 from jaxkd.data import augment
 from jaxkd.evaluation import Comparison, Participant
 from jaxkd.jobs._config import Settings, content_hash
+from jaxkd.jobs._quantized import quantized
 from jaxkd.learners import Learner, Phase
 from jaxkd.models import pretrained
 from jaxkd.networks import Batch, Network, Variables
@@ -33,7 +34,12 @@ class Job:
     """
 
     def __init__(
-        self, config: Settings, mesh: jax.sharding.Mesh, data_dir: str | None = None, seeds_at_once: int | None = None
+        self,
+        config: Settings,
+        mesh: jax.sharding.Mesh,
+        data_dir: str | None = None,
+        seeds_at_once: int | None = None,
+        quantize: Literal["int8"] | None = None,
     ):
         self._data_dir = data_dir
         self.config = config
@@ -69,6 +75,14 @@ class Job:
         self._validation = evaluation.on_device(_once(validation), mesh)
         self.networks: dict[str, Network] = {}
         self.phases = self._phases()
+        if quantize is not None:
+            deployment.check_int8()
+        if quantize is not None and self.networks[DISTILLED] is not self.student:
+            raise ValueError(
+                f"--quantize {quantize}: of --method {config.method} not {config.student} alone is deployed, and what "
+                "is added to it is no model of the zoo: leave it out"
+            )
+        self._quantize = quantize
 
     def check(self) -> None:
         """Traces every phase on shapes alone: what cannot be trained is known before anything is.
@@ -163,6 +177,10 @@ class Job:
             Participant(name, network, results[name], config.seeds, alike if name == DISTILLED else ())
             for name, network in self.networks.items()
         ]
+        if self._quantize is not None:
+            distilled = next(student for student in students if student.name == DISTILLED)
+            image = self._held_out()["image"]
+            students += quantized(distilled, models.create(config.student, self.train.classes), image, config.precision)
         deployed = [results[stage.phase.name] for stage in self._method] if self._ensembles else []
         students += [
             Participant(one.name, one.network, one.variables(deployed), config.seeds) for one in self._ensembles

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxkd._convolution import conv
 from jaxkd.models._family import Family
 
 
@@ -34,7 +35,7 @@ class StandardizedConv(nn.Module):
         x, kernel = nn.dtypes.promote_dtype(x, kernel.astype(self.param_dtype), dtype=self.dtype)
         padding = [(self.kernel // 2,) * 2] * 2
         layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (self.strides,) * 2, padding, dimension_numbers=layout)
+        return conv(x, kernel, (self.strides,) * 2, padding, dimension_numbers=layout)
 
 
 class PreActivationBlock(nn.Module):

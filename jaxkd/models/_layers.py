@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
+from jaxkd._convolution import conv
+
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """He et al. 2015b, as the literature's code has it: normal (not truncated), by fan-out."""
 
@@ -49,7 +51,7 @@ class ConvNorm(nn.Module):
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            conv_general_dilated=self.conv_general_dilated,
+            conv_general_dilated=self.conv_general_dilated or functools.partial(conv, train=train),
             name="conv",
         )(x)
         return nn.BatchNorm(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxkd._convolution import conv as convolution
 from jaxkd.models._family import Family
 from jaxkd.models._layers import HE_FAN_OUT, TORCH_DEFAULT, BatchNorm
 
@@ -26,7 +27,14 @@ class PreactBlock(nn.Module):
         """Gives [batch, height / strides, width / strides, features]."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, **dtypes)
-        conv = functools.partial(nn.Conv, self.features, use_bias=False, kernel_init=HE_FAN_OUT, **dtypes)
+        conv = functools.partial(
+            nn.Conv,
+            self.features,
+            use_bias=False,
+            kernel_init=HE_FAN_OUT,
+            conv_general_dilated=convolution,
+            **dtypes,
+        )
         shortcut = x
         x = nn.relu(norm(name="norm1")(x))
         if shortcut.shape[-1] != self.features:

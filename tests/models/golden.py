@@ -38,14 +38,14 @@ def image(family):
     return _generator(family, "image").normal(size=(2, size, size, 3)).astype(np.float32)
 
 
-def variables(family):
+def variables(family, seed=0):
     """Weights and running statistics, as if of a trained network: no BatchNorm is what it was drawn as."""
     shapes = flatten_dict(jax.eval_shape(MODELS[family].init, jax.random.key(0), image(family)), sep="/")
-    return unflatten_dict({path: _drawn(family, path, leaf.shape) for path, leaf in shapes.items()}, sep="/")
+    return unflatten_dict({path: _drawn(family, path, leaf.shape, seed) for path, leaf in shapes.items()}, sep="/")
 
 
-def _drawn(family, path, shape):
-    generator = _generator(family, path)
+def _drawn(family, path, shape, seed):
+    generator = _generator(family, path, seed=seed)
     if path.endswith("/kernel"):
         x = generator.normal(size=shape) * math.sqrt(2 / math.prod(shape[:-1]))
     elif path.endswith(("/scale", "/var")):
@@ -55,8 +55,8 @@ def _drawn(family, path, shape):
     return x.astype(np.float32)
 
 
-def _generator(*words):
-    return np.random.default_rng(zlib.crc32("/".join(words).encode()))
+def _generator(*words, seed=0):
+    return np.random.default_rng(zlib.crc32("/".join(words).encode(), seed))
 
 
 def digest(x):

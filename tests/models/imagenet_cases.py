@@ -37,13 +37,13 @@ MODULES = {
 }
 
 
-def _generator(name):
-    return np.random.default_rng(zlib.crc32(name.encode()))
+def _generator(name, seed=0):
+    return np.random.default_rng(zlib.crc32(name.encode(), seed))
 
 
-def tensor(name, shape):
+def tensor(name, shape, seed=0):
     """Draws the tensor of this name: of a size that keeps activations near 1, variances and scales about 1."""
-    rng = _generator(name)
+    rng = _generator(name, seed)
     if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
         values = rng.uniform(0.5, 1.5, shape)
     elif len(shape) == 1:

@@ -129,11 +129,11 @@ def torch_name(family, path):
     raise KeyError(path)
 
 
-def run(family, network):
-    """The golden arrays of a family, of its network in the published code."""
+def run(family, network, seed=0):
+    """The golden arrays of a family, of its network in the published code and weights drawn with this seed."""
     import torch
 
-    drawn = flatten_dict(golden.variables(family), sep="/")
+    drawn = flatten_dict(golden.variables(family, seed), sep="/")
     paths = {torch_name(family, path): path for path in drawn}
     assert len(paths) == len(drawn)
     state = {}

@@ -15,9 +15,9 @@ MODULES = {
 }
 
 
-def tensors(name, shapes):
+def tensors(name, shapes, seed=0):
     """Draws the tensors of these shapes; those that are tied are one by several names."""
-    drawn = {key: tensor(key, shape) for key, shape in shapes.items()}
+    drawn = {key: tensor(key, shape, seed) for key, shape in shapes.items()}
     for key in drawn:
         if key.endswith("embed_tokens.weight") or (key == "lm_head.weight" and name != "t5_v1_1"):
             drawn[key] = drawn["transformer.wte.weight" if name == "gpt2" else "shared.weight"]

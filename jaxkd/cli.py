@@ -195,7 +195,7 @@ def evaluate(
 
 def export(
     run: tyro.conf.Positional[str],
-    format: Literal["stablehlo", "safetensors"] = "stablehlo",
+    format: Literal["stablehlo", "savedmodel", "onnx", "safetensors"] = "stablehlo",
     output: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: in the run's)")] = None,
     seed: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the best on the validation split)")] = None,
     workdir: str = "runs",

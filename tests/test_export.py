@@ -80,6 +80,36 @@ def test_weights_alone_come_back_bit_for_bit(student, tmp_path):
         deployment.export(tmp_path / "other", network, variables, example, format="safetensors")
 
 
+# What is known to work together; what does not is refused with a line that says so, and leaves nothing.
+@pytest.mark.filterwarnings("ignore")  # of TensorFlow and of jax2onnx, at import and while they trace
+@pytest.mark.parametrize(("format", "needs"), [("onnx", "jax2onnx"), ("savedmodel", "tensorflow")])
+def test_converted_students_run_where_they_go(format, needs, student, tmp_path, capsys):
+    pytest.importorskip(needs, reason=f"the extra {format} is not installed", exc_type=ImportError)
+    try:
+        about = deployment.export(tmp_path / "out", *student, format=format)
+    except ExportError as refused:
+        assert jax.__version_info__ >= (0, 11), "JAX 0.10 is known to work"
+        assert re.search(r"JAX 0\.1.* older .*; --format stablehlo needs no ", str(refused))  # noqa: PT017
+        assert not list(tmp_path.iterdir())
+        return
+    assert about["check"]["batches"] == [1, 6]
+    assert about["check"]["max_relative_error"] <= 1e-5
+    assert about["inputs"] == [{"name": "image", "shape": ["b", 8, 8, 1], "dtype": "float32"}]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("format", "needs"), [("onnx", "jax2onnx"), ("onnx", "onnxruntime"), ("savedmodel", "tensorflow")]
+)
+def test_the_extra_of_a_format_is_named(format, needs, student, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, needs, None)
+    for other in {"jax2onnx", "onnxruntime"} - {needs}:
+        monkeypatch.setitem(sys.modules, other, sys)
+    with pytest.raises(ImportError, match=rf'as {format} needs {needs}: pip install "jaxkd\[{format}\]"$'):
+        deployment.export(tmp_path / "out", *student, format=format)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_program_is_refused_and_nothing_is_left(student, tmp_path, monkeypatch):
     network, variables, example = student
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkd.deployment import _safetensors, _stablehlo
+from jaxkd.deployment import _onnx, _safetensors, _saved_model, _stablehlo
 from jaxkd.deployment._program import BATCH, ExportError, Program, program
 from jaxkd.deployment._timing import Run
 from jaxkd.networks import Network, Variables
@@ -38,6 +38,8 @@ class _Format(NamedTuple):
 
 _FORMATS = {
     "stablehlo": _Format(_stablehlo.FILE, "train", ("flatbuffers",), _stablehlo.write, _stablehlo.runs),
+    "savedmodel": _Format(_saved_model.FILE, "savedmodel", ("tensorflow",), _saved_model.write, _saved_model.runs),
+    "onnx": _Format(_onnx.FILE, "onnx", ("jax2onnx", "onnxruntime"), _onnx.write, _onnx.runs),
     "safetensors": _Format(_safetensors.FILE, "train", ("safetensors",), _safetensors.write, _safetensors.runs),
 }
 FORMATS = tuple(_FORMATS)
@@ -70,14 +72,17 @@ def export(
 ) -> dict[str, Any]:
     """Writes a network with its weights as a program (``train=False``, to the logits), and checks what was written.
 
-    What is written is read again, ``"stablehlo"`` by a fresh process that has JAX alone, and run on the CPU for the
-    example's first row and for all of it. Where ``max |logits - expected| > tolerance * max |expected|`` for either,
-    nothing is left. Latency is the median of up to 100 calls in a second; the first, which compiles, is told apart.
+    What is written is read again, ``"stablehlo"`` by a fresh process that has JAX alone, the others by the library that
+    they are for, and run on the CPU for the example's first row and for all of it. Where ``max |logits - expected| >
+    tolerance * max |expected|`` for either, nothing is left. Latency is the median of up to 100 calls in a second; the
+    first, which compiles, is told apart.
 
     ==============  ====================  =============================================================================
     format          file                  what it is
     ==============  ====================  =============================================================================
     stablehlo       student.stablehlo     ``jax.export``: weights inside, batch size open, for CPU, CUDA and TPU
+    savedmodel      saved_model           TensorFlow's, as jax2tf writes it: weights inside, batch size open
+    onnx            student.onnx          ONNX, as jax2onnx writes it: weights inside, batch size open
     safetensors     student.safetensors   the weights alone; ``config`` has what `pretrained.save` asks for
     ==============  ====================  =============================================================================
 
@@ -115,7 +120,7 @@ def export(
         about = {
             "format": format,
             "file": how.file,
-            "bytes": _bytes(temporary / how.file),
+            "bytes": sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()),
             "inputs": [
                 {"name": name, "shape": [BATCH, *x.shape[1:]], "dtype": str(x.dtype)}
                 for name, x in zip(made.names, made.example, strict=True)
@@ -159,8 +164,3 @@ def _check(made: Program, runs: Sequence[Run], tolerance: float) -> dict[str, An
         "largest_logit": float(np.abs(made.logits).max()),
         "tolerance": tolerance,
     }
-
-
-def _bytes(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)

@@ -1,6 +1,5 @@
 """Methods x seeds on one data set: every method trained alike, and its difference to KD."""
 
-import concurrent.futures
 import contextlib
 import copy
 import dataclasses
@@ -145,12 +144,7 @@ def benchmark(config: BenchmarkConfig, options: RunOptions, watcher: Watcher) ->
         pairs = {pair.title: _shared(pair, job, options) for pair, job in jobs.values()}
         trainer = _Trainer(path, config_hash, options, watcher)
         teachers = {title: _teach(pair, trainer) for title, pair in pairs.items()}
-        with concurrent.futures.ThreadPoolExecutor(_workers(first.mesh)) as pool:
-            try:
-                rows = list(pool.map(lambda entry: _train(entry, pairs[entry.row.pair], teachers, trainer), entries))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        rows = [_train(entry, pairs[entry.row.pair], teachers, trainer) for entry in entries]
         examples = len(data.load(config.dataset, "test", data_dir=options.data_dir))
         table = Benchmark(
             f"{config.dataset}: methods", examples, _protocol(options, list(pairs.values()), teachers), tuple(rows)
@@ -360,11 +354,6 @@ class _Trainer(NamedTuple):
             stop=watcher.stop,
             **more,
         )
-
-
-def _workers(mesh: jax.sharding.Mesh) -> int:
-    """How many rows at a time: of small networks a CPU compiles more than it trains, and that on one core."""
-    return 2 if jax.default_backend() == "cpu" and mesh.size == 1 else 1
 
 
 def _teach(shared: _Shared, trainer: _Trainer) -> Variables:

@@ -11,7 +11,8 @@ from jaxkd import cli, methods
 from jaxkd.evaluation import Benchmark, Trained
 from jaxkd.evaluation._benchmark import holm, paired
 from jaxkd.jobs import BenchmarkConfig, RunOptions
-from jaxkd.jobs._benchmark import _check, _entries, _jobs, accuracies
+from jaxkd.jobs._benchmark import _check, accuracies
+from jaxkd.jobs._benchmark_rows import entries_of, jobs_of
 from jaxkd.training import example_batch
 
 KD = Trained("kd", "a -> b", "KD", (0.5, 0.6, 0.7, 0.8), (0.6, 0.6, 0.8, 0.8))
@@ -93,8 +94,8 @@ def test_what_it_says():
 def test_all_methods_fit_the_pairs_of_digits(tmp_path):
     """Of the small ones: names and parameters, and that each is of the pair that has what it needs."""
     config = BenchmarkConfig(seeds=2)
-    made = _jobs(config, RunOptions(workdir=str(tmp_path)))
-    entries = [entry for pair, job in made.values() for entry in _entries(config, pair, job)]
+    made = jobs_of(config, RunOptions(workdir=str(tmp_path)))
+    entries = [entry for pair, job in made.values() for entry in entries_of(config, pair, job)]
     assert {entry.row.method for entry in entries} == {"alone"} | {method.name for method in methods.methods()}
     notes = {entry.row.method: entry.row.note for entry in entries}
     assert notes["takd"] == "assistants mlp_32_32"

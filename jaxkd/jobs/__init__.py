@@ -1,6 +1,7 @@
 """What the commands do, without a terminal: ``jaxkd.cli`` parses, draws and exits."""
 
-from jaxkd.jobs._benchmark import BenchmarkConfig, benchmark
+from jaxkd.jobs._benchmark import benchmark
+from jaxkd.jobs._benchmark_rows import BenchmarkConfig
 from jaxkd.jobs._config import DistillConfig, RunOptions, with_recipe
 from jaxkd.jobs._distill import Outcome, Watcher, distill, evaluate
 from jaxkd.jobs._export import export

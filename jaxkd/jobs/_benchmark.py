@@ -1,24 +1,23 @@
 """Methods x seeds on one data set: every method trained alike, and its difference to KD."""
 
 import contextlib
-import copy
 import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxkd import data, evaluation, methods
-from jaxkd.evaluation import ALONE, KD, PUBLISHED, Benchmark, Trained
-from jaxkd.jobs._config import DistillConfig, RunOptions, as_json, with_recipe
+from jaxkd import data, evaluation
+from jaxkd.evaluation import Benchmark, Trained
+from jaxkd.jobs._benchmark_rows import BenchmarkConfig, Entry, Pair, entries_of, jobs_of, renamed
+from jaxkd.jobs._config import RunOptions, as_json
 from jaxkd.jobs._distill import Watcher, check, new_run, resumed_run
-from jaxkd.jobs._job import DISTILLED, Job, mesh_of
+from jaxkd.jobs._job import Job
 from jaxkd.jobs._rundir import RunError, open_run, read_config, write_atomically
 from jaxkd.learners import Phase, stacked
 from jaxkd.networks import Network, Variables
@@ -29,76 +28,15 @@ _EVALUATIONS = 5
 _TEST = "test/accuracy"
 _VALIDATION = "validation/accuracy"
 _EVALUATION_BATCH = 1000
-_TEACHER_RATE = 3e-3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
-    """What is compared. All labels are used by all rows, and no row is tuned: methods have their published numbers."""
-
-    dataset: str = "digits"
-    """Data set: digits and fashion_mnist have pairs of networks of their own, others need --teacher and --student."""
-    methods: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="NAME NAME ...", help_behavior_hint="(default: all)")
-    ] = ()
-    """Methods to train, beside the student alone and KD."""
-    seeds: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 20; fashion_mnist: 5)")] = (
-        None
-    )
-    """How many students of each, trained at once."""
-    epochs: Annotated[
-        float | None,
-        tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 20 of MLPs, 10 of others; fashion_mnist: 1)"),
-    ] = None
-    """Epochs of every phase of every student."""
-    teacher_epochs: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 20.0
-    """Epochs of the teachers."""
-    teacher: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: two pairs)")] = None
-    """Teacher of the one pair that trains all methods, instead of the two of the data set."""
-    student: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: two pairs)")] = None
-    """Student of the one pair."""
-    learning_rate: Annotated[
-        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.01; fashion_mnist: 0.003)")
-    ] = None
-    """Learning rate of all, at the start of a cosine, with Adam."""
-    batch_size: int = 64
-    """Images in a batch."""
-    seed: int = 0
-    """Of everything."""
-
-
-class _Pair(NamedTuple):
-    teacher: str
-    student: str
-    middle: str
-
-    @property
-    def title(self) -> str:
-        return f"{self.teacher} -> {self.student}"
-
-
-class _Entry(NamedTuple):
-    """A training of the table: what its row says, its phases, and the network of what the last of them deploys."""
-
-    row: Trained
-    phases: list[Phase]
-    network: Network
 
 
 class _Shared(NamedTuple):
     """What all rows of a pair share: its job, the student of all seeds, and the splits that are measured."""
 
-    pair: _Pair
+    pair: Pair
     job: Job
     network: Network
     splits: Mapping[str, Any]
-
-
-_MAPS = _Pair("cnn_16_32_64", "cnn_4_8_16", "cnn_8_16_32")
-_PAIRS: dict[str, tuple[_Pair, _Pair]] = {
-    "digits": (_Pair("mlp_256_256", "mlp_8_8", "mlp_32_32"), _MAPS),
-    "fashion_mnist": (_Pair("mlp_512_512", "mlp_32_32", "mlp_128_128"), _MAPS),
-}
 
 
 def benchmark(config: BenchmarkConfig, options: RunOptions, watcher: Watcher) -> tuple[Path, Benchmark]:
@@ -130,10 +68,10 @@ def benchmark(config: BenchmarkConfig, options: RunOptions, watcher: Watcher) ->
             if asked[name] != value and list(np.atleast_1d(asked[name])) != list(np.atleast_1d(stored[name])):
                 raise RunError(f"run {path.name} has {name} {stored[name]!r}, not {asked[name]!r}: resume it without")
         config = BenchmarkConfig(**{**stored, "methods": tuple(stored["methods"])})
-    jobs = _jobs(config, options)
+    jobs = jobs_of(config, options)
     if options.resume is None:
         path = new_run(next(iter(jobs.values()))[1].config, options)
-    entries = [entry for pair, job in jobs.values() for entry in _entries(config, pair, job)]
+    entries = [entry for pair, job in jobs.values() for entry in entries_of(config, pair, job)]
     _check(entries, {pair.title: job for pair, job in jobs.values()})
     first = next(iter(jobs.values()))[1]
     settings = {"benchmark": {**dataclasses.asdict(config), "methods": list(config.methods)}, **as_json(first.config)}
@@ -176,7 +114,7 @@ def _compile_once() -> Iterator[None]:
             compilation_cache.reset_cache()
 
 
-def _check(entries: Sequence[_Entry], jobs: Mapping[str, Job]) -> None:
+def _check(entries: Sequence[Entry], jobs: Mapping[str, Job]) -> None:
     """Starts every phase on shapes alone: what cannot be trained is known before anything is."""
     teachers: dict[str, Any] = {}
     for pair, job in jobs.items():
@@ -190,143 +128,6 @@ def _check(entries: Sequence[_Entry], jobs: Mapping[str, Job]) -> None:
                 return phase.learner.deploy(*phase.enter(jax.random.key(0), results, example_batch(phase.data)))
 
             results[phase.name] = jax.eval_shape(deployed, results)
-
-
-def _jobs(config: BenchmarkConfig, options: RunOptions) -> dict[str, tuple[_Pair, Job]]:
-    """By the names of the pair, ``""`` for one that needs no maps and ``"maps"``: one job each, of KD."""
-    if (config.teacher is None) != (config.student is None):
-        raise ValueError("--teacher and --student are a pair: give both or none")
-    if config.teacher is not None and config.student is not None:
-        pairs = {"": _Pair(config.teacher, config.student, config.student)}
-    elif config.dataset in _PAIRS:
-        pairs = dict(zip(("", "maps"), _PAIRS[config.dataset], strict=True))
-    else:
-        raise ValueError(f"{config.dataset} has no pairs of its own: give --teacher and --student, see jaxkd models")
-    chosen = [methods.find(name) for name in config.methods] or list(methods.methods())
-    if "maps" in pairs and not any(method.maps for method in chosen):
-        del pairs["maps"]
-    return {
-        name: (pair, Job(_settings(config, pair), mesh_of(options.mesh), options.data_dir, options.seeds_at_once))
-        for name, pair in pairs.items()
-    }
-
-
-def _settings(config: BenchmarkConfig, pair: _Pair) -> Any:
-    few = config.dataset == "fashion_mnist"
-    rate = (3e-3 if few else 1e-2) if config.learning_rate is None else config.learning_rate
-    return with_recipe(
-        DistillConfig(
-            dataset=config.dataset,
-            teacher=pair.teacher,
-            student=pair.student,
-            method=KD,
-            temperature=4.0,
-            alpha=0.9,
-            labels="all",
-            seeds=(5 if few else 20) if config.seeds is None else config.seeds,
-            epochs=_epochs(pair, few) if config.epochs is None else config.epochs,
-            teacher_epochs=config.teacher_epochs,
-            batch_size=config.batch_size,
-            optimizer="adam",
-            learning_rate=rate,
-            teacher_learning_rate=_TEACHER_RATE,
-            augment=(),
-            seed=config.seed,
-        )
-    )
-
-
-def _epochs(pair: _Pair, few: bool) -> float:
-    if few:
-        return 1.0
-    return 20.0 if pair.student.startswith("mlp") else 10.0
-
-
-def _entries(config: BenchmarkConfig, pair: _Pair, job: Job) -> list[_Entry]:
-    """What is trained of a pair: the student alone, KD, and the methods that the pair is for."""
-    both = config.teacher is None
-    is_maps = pair == _MAPS and both
-    alone, distilled = (next(phase for phase in job.phases if phase.name == name) for name in (ALONE, DISTILLED))
-    empty: tuple[float, ...] = ()
-    entries = [
-        _Entry(
-            Trained(ALONE, pair.title, "cross-entropy", empty, empty),
-            [_renamed(alone, pair, config.seed, ALONE)],
-            job.student,
-        ),
-        _Entry(Trained(KD, pair.title, "KD", empty, empty), [_renamed(distilled, pair, config.seed, KD)], job.student),
-    ]
-    chosen = [methods.find(name) for name in config.methods] or list(methods.methods())
-    for method in chosen:
-        if method.name == KD or (both and method.maps != is_maps):
-            continue
-        for labels, parameters in _columns(method):
-            of_method = copy.copy(job)
-            of_method.networks = {}
-            of_method.config = dataclasses.replace(job.config, method=method.name, temperature=None, alpha=None, set=())
-            of_method.parameters = {**parameters, **_fitted(method.name, pair, len(job.train))}
-            known = {phase.name for phase in job.phases} - {DISTILLED}
-            own = [phase for phase in Job._phases(of_method) if phase.name not in known]
-            name = f"{method.name} ({labels})"
-            phases = [
-                _renamed(
-                    phase,
-                    pair,
-                    config.seed,
-                    name if phase.name == DISTILLED else f"{name} {phase.name}",
-                    {other.name: f"{pair.title}, {name} {other.name}" for other in own},
-                    before_last=len(own) - 1 - number,
-                )
-                for number, phase in enumerate(own)
-            ]
-            fitted = _fitted(method.name, pair, len(job.train)).items()
-            note = ", ".join(f"{key} {_joined(value)}" for key, value in fitted)
-            row = Trained(method.name, pair.title, labels, empty, empty, note)
-            entries.append(_Entry(row, phases, of_method.networks[DISTILLED]))
-    return entries
-
-
-def _columns(method: methods.Method) -> list[tuple[str, dict[str, Any]]]:
-    """The labels beside a method's own term, and the parameters that say so."""
-    if not {"hard", "soft"} <= set(method.parameters):
-        return [(PUBLISHED, {})]
-    parameters = {"hard": 0.1, "soft": 0.9}
-    return [("cross-entropy", {"hard": 1.0, "soft": 0.0}), ("KD", parameters)]
-
-
-def _fitted(method: str, pair: _Pair, examples: int) -> dict[str, Any]:
-    """What has no published value that fits the set and its small maps, or names other networks."""
-    of_method: Mapping[str, dict[str, Any]] = {
-        "crd": {"negatives": min(256, examples // 2)},
-        "sdd": {"grids": (1, 2)},
-        "takd": {"assistants": (pair.middle,)},
-        "dgkd": {"assistants": (pair.middle,)},
-        "several": {"others": (pair.middle,)},
-        "progressive": {"medium": (pair.middle,)},
-    }
-    return of_method.get(method, {})
-
-
-def _joined(value: Any) -> str:
-    """A parameter as the command line has it: several values with commas between."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _renamed(
-    phase: Phase, pair: _Pair, seed: int, name: str, others: Mapping[str, str] | None = None, *, before_last: int = 0
-) -> Phase:
-    """A phase with a name in the whole run, that finds the results of its own pair.
-
-    The last phase of every row starts from one key, that of the seed: from the same fresh students.
-    """
-    names = {"teacher": f"{pair.title}, teacher", **(others or {})}
-
-    def enter(key: jax.Array, results: Any, batch: Any) -> Any:
-        del key  # that of the run differs from phase to phase, and rows are to start from the same students
-        here = {own: results[there] for own, there in names.items() if there in results}
-        return phase.enter(jax.random.fold_in(jax.random.key(seed), before_last), here, batch)
-
-    return phase._replace(name=f"{pair.title}, {name}", enter=enter)
 
 
 class _Trainer(NamedTuple):
@@ -358,11 +159,11 @@ class _Trainer(NamedTuple):
 
 def _teach(shared: _Shared, trainer: _Trainer) -> Variables:
     pair, job, *_ = shared
-    teacher = _renamed(next(phase for phase in job.phases if phase.name == "teacher"), pair, job.config.seed, "teacher")
+    teacher = renamed(next(phase for phase in job.phases if phase.name == "teacher"), pair, job.config.seed, "teacher")
     return trainer.run([teacher], job, trainer.path)[teacher.name]
 
 
-def _train(entry: _Entry, shared: _Shared, teachers: Mapping[str, Variables], trainer: _Trainer) -> Trained:
+def _train(entry: Entry, shared: _Shared, teachers: Mapping[str, Variables], trainer: _Trainer) -> Trained:
     """Trains the phases of a row in its own directory, unless they are there, and gives the row with its numbers."""
     pair, job, network, splits = shared
     teacher = {f"{pair.title}, teacher": teachers[pair.title]}
@@ -401,7 +202,7 @@ def accuracies(metrics: Path, phase: str) -> tuple[tuple[float, ...], tuple[floa
     return tuple(test[-1].tolist()), tuple(best.tolist())
 
 
-def _shared(pair: _Pair, job: Job, options: RunOptions) -> _Shared:
+def _shared(pair: Pair, job: Job, options: RunOptions) -> _Shared:
     splits = {}
     for name, split in ((_VALIDATION, "validation"), (_TEST, "test")):
         examples = data.load(job.config.dataset, split, data_dir=options.data_dir)
